@@ -1,0 +1,1 @@
+"""What every notebook of the course needs and no lesson teaches."""

@@ -1,0 +1,136 @@
+"""Rows for the lessons, in the columns of the hub data sets that the course uses.
+
+`load_rows` reads a data source as a profile names it and gives every source the columns
+of one of two layouts, so that the same cells process all of them:
+
+    "sft"    problem, generated_solution, expected_answer   (OpenMathReasoning-mini)
+    "grpo"   prompt, solution                               (DAPO-Math-17k-Processed)
+
+Worked problems in GSM8K's layout (question, answer with "####" before the final answer)
+are understood too.
+"""
+
+import random
+import re
+
+from . import arithmetic
+from .profiles import local_path
+
+COLUMNS = {
+    "sft": ("problem", "generated_solution", "expected_answer"),
+    "grpo": ("prompt", "solution"),
+}
+GSM8K = {"question", "answer"}
+CALCULATOR_NOTE = re.compile(r"<<[^<>]*>>")
+
+
+class DataError(ValueError):
+    """A data source that cannot be used; the message says what it should hold."""
+
+
+def load_rows(source: str, layout: str, seed: int = 3407):
+    """A data source as a `datasets.Dataset` with the columns of a layout.
+
+    `source`: "embedded:sft", "embedded:grpo" or "embedded:test"; a local .jsonl file;
+    or a hub data set, "owner/name:split" or "owner/name:config:split".
+    Raises DataError where the source cannot be read or has other columns.
+    """
+    from datasets import Dataset, load_dataset
+
+    if source.startswith("embedded:"):
+        return Dataset.from_list(_embedded(source.removeprefix("embedded:"), seed))
+    try:
+        if path := local_path(source):
+            rows = load_dataset("json", data_files=str(path), split="train")
+        else:
+            name, *config, split = source.split(":")
+            rows = load_dataset(name, *config, split=split)
+    except Exception as error:
+        raise DataError(
+            f"The data set {source!r} cannot be read ({type(error).__name__}): check "
+            "its name and the network, or set COURSE_SFT_DATA, COURSE_GRPO_DATA or "
+            "COURSE_EVAL_DATA to a local .jsonl file."
+        ) from error
+    return _with_layout(rows, layout, source)
+
+
+def _with_layout(rows, layout: str, source: str):
+    wanted = COLUMNS[layout]
+    if set(wanted) <= set(rows.column_names):
+        return rows
+    if GSM8K <= set(rows.column_names):
+        return rows.map(_from_gsm8k[layout], remove_columns=rows.column_names)
+    raise DataError(
+        f"The data set {source!r} has the columns {', '.join(rows.column_names)}, but "
+        f"this step needs {', '.join(wanted)} (or GSM8K's question and answer)."
+    )
+
+
+def _gsm8k_to_sft(row: dict) -> dict:
+    working, _, answer = (row["answer"] or "").rpartition("####")
+    return {
+        "problem": row["question"],
+        "generated_solution": CALCULATOR_NOTE.sub("", working).strip(),
+        "expected_answer": answer.strip(),
+    }
+
+
+def _gsm8k_to_grpo(row: dict) -> dict:
+    # The whole answer, "####" and all: notebook 05 shows how to cut the number out.
+    return {"prompt": row["question"], "solution": row["answer"]}
+
+
+_from_gsm8k = {"sft": _gsm8k_to_sft, "grpo": _gsm8k_to_grpo}
+
+
+def _embedded(name: str, seed: int) -> list[dict]:
+    if name == "sft":
+        return _sft_rows(random.Random(f"sft-rows-{seed}"), seed)
+    if name == "grpo":
+        return _grpo_rows(1200, "grpo", seed)
+    if name == "test":  # the same test problems whatever the run's seed
+        return _grpo_rows(1000, "test", 0)
+    raise DataError(f"No embedded data set {name!r}: use sft, grpo or test.")
+
+
+def _grpo_rows(count: int, split: str, seed: int) -> list[dict]:
+    problems = arithmetic.make_problems(count, split, seed)
+    return [
+        {"prompt": p.question, "solution": str(p.answer), "ability": "MATH"}
+        for p in problems
+    ]
+
+
+# How often each style is used in the warm-up data, by the number of hard operations.
+SFT_STYLES = {
+    0: {"steps": 0.7, "detail": 0.3},
+    1: {"none": 0.1, "expression": 0.45, "steps": 0.35, "detail": 0.1},
+    2: {"none": 0.1, "expression": 0.7, "steps": 0.15, "detail": 0.05},
+    3: {"none": 0.1, "expression": 0.75, "steps": 0.1, "detail": 0.05},
+}
+
+
+def _sft_rows(rng: random.Random, seed: int) -> list[dict]:
+    """Solved problems as a hub data set has them: a few rows are of no use.
+
+    The solutions are right but mostly terse, and the terser the harder the problem: a
+    model that imitates them skips the working where it would need it most.
+    """
+    rows = []
+    for number, problem in enumerate(arithmetic.make_problems(280, "sft", seed)):
+        weights = SFT_STYLES[problem.difficulty]
+        style = rng.choices(list(weights), list(weights.values()))[0]
+        thoughts, answer = arithmetic.working(problem, style), str(problem.answer)
+        if number % 20 == 7:  # an answer in words, as in many real data sets
+            answer = f"{answer} in all"
+        if number % 40 == 13:  # a solution that goes round in circles, far too long
+            thoughts = " ".join([arithmetic.working(problem, "detail")] * 12)
+        rows.append(
+            {
+                "expected_answer": answer,
+                "problem": problem.question,
+                "generated_solution": f"<think>\n{thoughts}\n</think>\n",
+                "problem_source": "grpo_course.arithmetic",
+            }
+        )
+    return rows

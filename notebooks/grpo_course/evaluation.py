@@ -1,0 +1,211 @@
+"""One evaluation for every stage: the same prompts, template and decoding.
+
+The base model, the warmed-up one and the one that GRPO trained answer the same held-out
+problems, and one criterion decides (`rewards.answers_equal` on the answer inside the
+solution tags), so that the stages can be compared problem by problem.
+"""
+
+import math
+from dataclasses import dataclass
+
+from .rewards import answers_equal, extract_solution
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What the model wrote after one prompt.
+
+    `tokens` counts its tokens, the closing eos included; `truncated` says that it ran
+    into the limit before it closed.
+    """
+
+    text: str
+    tokens: int
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The completions for n problems and what they amount to.
+
+    `correct` and `formatted` have one bool a problem, in the problems' order.
+    """
+
+    completions: list[Completion]
+    correct: list[bool]
+    formatted: list[bool]
+
+    def summary(self) -> dict:
+        """n, accuracy with its 95 % interval, format rate, mean tokens, truncated."""
+        n, right = len(self.correct), sum(self.correct)
+        low, high = wilson_interval(right, n)
+        tokens = [completion.tokens for completion in self.completions]
+        return {
+            "n": n,
+            "accuracy": right / n,
+            "ci_low": low,
+            "ci_high": high,
+            "format_rate": sum(self.formatted) / n,
+            "mean_completion_tokens": sum(tokens) / n,
+            "truncated_rate": sum(c.truncated for c in self.completions) / n,
+        }
+
+
+def wilson_interval(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """The 95 % interval of a share, right out of n (Wilson 1927).
+
+    Unlike mean +- 1.96 standard errors it stays inside 0 to 1 and has a width at 0 %
+    and 100 % too.
+    """
+    if not 0 <= right <= n or n == 0:
+        raise ValueError(f"{right} right answers of {n} is no share: need 0 <= k <= n.")
+    share = right / n
+    centre = share + z * z / (2 * n)
+    spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def paired_p_value(before: list[bool], after: list[bool]) -> float:
+    """Two-sided p of the exact McNemar test on the same problems, in order.
+
+    Only problems whose outcome changed count: if nothing but chance were at work, each
+    of them would be as likely to go from wrong to right as from right to wrong.
+    """
+    pairs = list(zip(before, after, strict=True))
+    gained = sum(b < a for b, a in pairs)
+    lost = sum(b > a for b, a in pairs)
+    changed = gained + lost
+    tail = sum(math.comb(changed, k) for k in range(min(gained, lost) + 1))
+    return min(1.0, 2 * tail / 2**changed)
+
+
+def generate(
+    model,
+    tokenizer,
+    prompts: list[str],
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    min_p: float = 0.0,
+    batch_size: int = 64,
+    seed: int = 3407,
+    adapter: str | None = None,
+) -> list[Completion]:
+    """Complete rendered prompts; greedy at temperature 0, in the prompts' order.
+
+    With vLLM (a model loaded with fast_inference=True) the adapter is read from the
+    folder `adapter`; without it, the model answers with the adapter it carries, and
+    `adapter` is not needed.
+    """
+    if hasattr(model, "vllm_engine"):
+        return _generate_vllm(
+            model, prompts, max_new_tokens, temperature, min_p, seed, adapter
+        )
+    import torch
+
+    torch.manual_seed(seed)
+    options = {"do_sample": False}
+    if temperature > 0:
+        options = {
+            "do_sample": True,
+            "temperature": temperature,
+            "min_p": min_p,
+            "top_k": 0,
+            "top_p": 1.0,
+        }
+    # Prompts of similar length share a batch: less padding.
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    done: dict[int, Completion] = {}
+    was_training, side = model.training, tokenizer.padding_side
+    model.eval()
+    tokenizer.padding_side = "left"
+    try:
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            inputs = tokenizer(
+                [prompts[i] for i in batch],
+                return_tensors="pt",
+                padding=True,
+                add_special_tokens=False,
+            ).to(model.device)
+            with torch.inference_mode():
+                output = model.generate(
+                    **inputs, max_new_tokens=max_new_tokens, **options
+                )
+            new = output[:, inputs.input_ids.shape[1] :].tolist()
+            for i, ids in zip(batch, new, strict=True):
+                done[i] = _completion(tokenizer, ids)
+    finally:
+        tokenizer.padding_side = side
+        model.train(was_training)
+    return [done[i] for i in range(len(prompts))]
+
+
+def _completion(tokenizer, ids: list[int]) -> Completion:
+    closed = tokenizer.eos_token_id in ids
+    if closed:  # what follows is padding
+        ids = ids[: ids.index(tokenizer.eos_token_id) + 1]
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    return Completion(text, len(ids), not closed)
+
+
+def _generate_vllm(model, prompts, max_new_tokens, temperature, min_p, seed, adapter):
+    from vllm import SamplingParams
+
+    sampling = SamplingParams(
+        max_tokens=max_new_tokens, temperature=temperature, min_p=min_p, seed=seed
+    )
+    request = model.load_lora(adapter) if adapter else None
+    outputs = model.fast_generate(prompts, sampling, lora_request=request)
+    return [
+        Completion(o.text, len(o.token_ids), o.finish_reason == "length")
+        for o in (output.outputs[0] for output in outputs)
+    ]
+
+
+def evaluate(
+    model,
+    tokenizer,
+    problems,
+    profile,
+    *,
+    sampled: bool = False,
+    adapter: str | None = None,
+) -> Evaluation:
+    """Let the model answer held-out problems and mark its answers.
+
+    `problems`: rows with "prompt" (messages: system and user) and "answer" (str).
+    Greedy, or with `sampled=True` at the temperature and min_p of GRPO's rollouts.
+    """
+    prompts = [
+        tokenizer.apply_chat_template(
+            row["prompt"], tokenize=False, add_generation_prompt=True
+        )
+        for row in problems
+    ]
+    completions = generate(
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=profile.max_completion_length,
+        temperature=profile.temperature if sampled else 0.0,
+        min_p=profile.min_p if sampled else 0.0,
+        batch_size=profile.eval_batch_size,
+        seed=profile.seed,
+        adapter=adapter,
+    )
+    return mark(completions, [row["answer"] for row in problems])
+
+
+def mark(completions: list[Completion], answers: list[str]) -> Evaluation:
+    """Set completions against the true answers, one for one."""
+    solutions = [extract_solution(completion.text) for completion in completions]
+    return Evaluation(
+        completions,
+        correct=[
+            solution is not None and answers_equal(solution, answer)
+            for solution, answer in zip(solutions, answers, strict=True)
+        ],
+        formatted=[solution is not None for solution in solutions],
+    )

@@ -1,0 +1,76 @@
+"""Digests of files and folders, and the few file operations that stages need."""
+
+import hashlib
+import json
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+
+class Flaw(Exception):
+    """Half a sentence about a folder: what is wrong with it."""
+
+
+def json_bytes(value) -> bytes:
+    """The one way to write a value as JSON. Raises ValueError for NaN and infinity."""
+    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False)
+    return text.encode() + b"\n"
+
+
+def digest(value) -> str:
+    """sha256 of a value's JSON, 64 hex digits."""
+    return hashlib.sha256(json_bytes(value)).hexdigest()
+
+
+def file_entry(path: Path) -> dict:
+    """What a manifest says of a file: its plain sha256, and its size in bytes."""
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"sha256": sha256, "size": path.stat().st_size}
+
+
+def folder_digest(path: Path) -> str:
+    """sha256 over the names and contents of a model's files (not hidden, not .md).
+
+    Raises FileNotFoundError when there are none.
+    """
+    entries = {}
+    for file in Path(path).rglob("*"):
+        parts = file.relative_to(path).parts
+        hidden = any(part.startswith(".") for part in parts)
+        if file.is_file() and file.suffix != ".md" and not hidden:
+            entries["/".join(parts)] = file_entry(file)
+    if not entries:
+        raise FileNotFoundError(f"{path} holds no model")
+    return digest(entries)
+
+
+def list_files(path: Path) -> set[str]:
+    """The relative names of all files. Raises Flaw for a link or a special file."""
+    names = set()
+    for entry in path.rglob("*"):
+        name = entry.relative_to(path).as_posix()
+        if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
+            raise Flaw(f"has a link or special file {name!r}")
+        if entry.is_file():
+            names.add(name)
+    return names
+
+
+def sync(path: Path) -> None:
+    """Ask the disk to keep a file or folder, where the file system can."""
+    with suppress(OSError):  # some mounted drives cannot
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link or a whole folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

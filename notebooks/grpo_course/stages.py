@@ -1,0 +1,382 @@
+"""What passes from notebook to notebook: one checked folder for each stage.
+
+A stage is a folder with an adapter, its tokenizer, and `manifest.json`, which says what
+the stage was made from, with which settings, how it scored, and the sha256 of every
+file. It is written beside its final place and renamed, so that it is whole or absent.
+A notebook opens the stage before its own and makes its own:
+
+    parent = stages.open_stage("template", profile)
+    settings = profile.settings_for("sft")
+    if not stages.finished("sft", parent=parent, settings=settings):
+        ...  # train, with output_dir=stages.checkpoint_dir("sft", settings, parent)
+        with stages.write_stage("sft", parent=parent, settings=settings) as draft:
+            model.save_pretrained(draft.path)
+            draft.metrics["accuracy"] = ...
+    stage = stages.open_stage("sft", profile)
+
+Everything lives under `home()`: COURSE_HOME, or the folder course-home of this clone.
+"""
+
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import re
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from .checks import REPO, local_path
+from .files import (
+    Flaw,
+    digest,
+    file_entry,
+    folder_digest,
+    json_bytes,
+    list_files,
+    remove,
+    sync,
+)
+from .profiles import Profile
+
+FORMAT = 1
+NOTEBOOKS = {  # the stages in order, each with the notebook that makes it
+    "base": "01_model_loading.ipynb",
+    "template": "02_chat_template.ipynb",
+    "sft": "03_sft_warmup.ipynb",
+    "grpo": "05_grpo_training.ipynb",
+    "export": "06_export.ipynb",
+}
+ORDER = list(NOTEBOOKS)
+PACKAGES = ["torch", "unsloth", "unsloth_zoo", "transformers", "trl", "peft", "vllm"]
+MANIFEST = "manifest.json"
+
+log = logging.getLogger(__name__)
+
+
+class StageError(RuntimeError):
+    """A stage that cannot be used; the message says which notebook to run."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage whose files have been checked against its manifest."""
+
+    name: str
+    path: Path
+    manifest: dict
+
+    @property
+    def digest(self) -> str:
+        """What the stage after this one remembers of it (64 hex digits)."""
+        return self.manifest["digest"]
+
+    @property
+    def metrics(self) -> dict:
+        return self.manifest["metrics"]
+
+
+@dataclass
+class Draft:
+    """A stage being written: save files in `path`, fill `metrics` and `facts`."""
+
+    path: Path
+    facts: dict
+    metrics: dict = field(default_factory=dict)
+
+
+def home() -> Path:
+    """Where stages and checkpoints live; a relative COURSE_HOME is in the clone."""
+    return REPO / Path(os.environ.get("COURSE_HOME") or "course-home").expanduser()
+
+
+# --- Opening --------------------------------------------------------------------------
+
+
+def open_stage(name: str, profile: Profile | None = None) -> Stage:
+    """The stage, after checking it and all before it, from base on.
+
+    With a profile, each must also have been made with that profile's settings. Raises
+    StageError: one sentence that says what is wrong and which notebook to run.
+    """
+    stage = None
+    for step in ORDER[: ORDER.index(name) + 1]:
+        stage = _check(step, stage, profile.settings_for(step) if profile else None)
+    return stage
+
+
+def finished(name: str, *, parent: Stage | None, settings: dict) -> Stage | None:
+    """The stage if it need not be made again, else None: for its own notebook.
+
+    When there is one, but damaged, or made from another parent or with other settings,
+    a logged warning says so.
+    """
+    try:
+        return _check(name, parent, settings)
+    except StageError as reason:
+        if os.path.lexists(_place(name)):
+            log.warning("Making it again: %s", reason)
+        return None
+
+
+def _check(name: str, parent: Stage | None, settings: dict | None) -> Stage:
+    path = _place(name)
+    try:
+        _settle(name)
+        manifest = _read_manifest(path)
+        if manifest["stage"] != name:
+            raise Flaw(f"is really the stage {manifest['stage']}")
+        if manifest["parent"] != _identity(parent):
+            before = parent.name if parent else None
+            raise Flaw(f"was not made from the stage {before} that is here")
+        if settings is not None and manifest["settings"] != settings:
+            raise Flaw(_difference(manifest["settings"], settings))
+        _check_files(path, manifest["files"])
+        model = manifest["base_model"]  # checked once: its children name it by digest
+        if parent is None and model != _base_model(model["name"]):
+            raise Flaw(f"was made from another {model['name']} than the one here")
+    except (Flaw, OSError) as flaw:
+        what = flaw if isinstance(flaw, Flaw) else f"cannot be read ({flaw})"
+        raise StageError(f"The stage {name} {what}: run {NOTEBOOKS[name]}.") from None
+    return Stage(name, path, manifest)
+
+
+def _read_manifest(path: Path) -> dict:
+    """The manifest, if it is byte for byte what write_stage wrote."""
+    if not os.path.lexists(path):
+        raise Flaw("is missing")
+    file = path / MANIFEST
+    if path.is_symlink() or not file.is_file():
+        raise Flaw(f"is no folder with a {MANIFEST}")
+    try:
+        raw = file.read_bytes()
+        manifest = json.loads(raw)
+        intact = raw == json_bytes(manifest) == json_bytes(_sealed(manifest))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        intact = False
+    if not intact or manifest["format"] != FORMAT:
+        raise Flaw(f"has a {MANIFEST} that is damaged or of another version")
+    return manifest
+
+
+def _check_files(path: Path, expected: dict) -> None:
+    found = list_files(path) - {MANIFEST}
+    for file in sorted(expected.keys() ^ found):
+        raise Flaw(f"has {'an extra' if file in found else 'lost its'} file {file!r}")
+    for file in sorted(found):
+        if file_entry(path / file) != expected[file]:
+            raise Flaw(f"has a changed file {file!r}")
+
+
+def _difference(old: dict, new: dict) -> str:
+    name = min(n for n in old.keys() | new.keys() if old.get(n) != new.get(n))
+    now = f"the profile now says {new.get(name)!r}"
+    return f"was made with {name}={old.get(name)!r}, and {now}"
+
+
+# --- Writing --------------------------------------------------------------------------
+
+
+@contextmanager
+def write_stage(
+    name: str, *, parent: Stage | None, settings: dict, **facts
+) -> Iterator[Draft]:
+    """Write a stage: yields a Draft to save into, and puts it in place at the end.
+
+    parent: the opened stage before this one, None for base. settings: the profile's
+    `settings_for(name)`. facts: more to record, as plain JSON without NaN. An older
+    stage stays until the new one is complete; after an error nothing is left. Raises
+    StageError when another process writes the same stage, or the parent is not the
+    stage before.
+    """
+    before = ORDER[ORDER.index(name) - 1] if name != ORDER[0] else None
+    if before != (parent.name if parent else None):
+        raise StageError(f"The stage {name} needs the stage {before} as its parent.")
+    with _lock(name):
+        draft = Draft(_place(f".{name}.new"), facts)
+        remove(draft.path)  # what a killed process left
+        draft.path.mkdir()
+        try:
+            yield draft
+            _write_manifest(draft, name, parent, settings)
+            _put_in_place(name)
+        except Flaw as flaw:
+            raise StageError(f"The stage {name} {flaw}.") from None
+        finally:
+            remove(draft.path)
+
+
+def _write_manifest(draft: Draft, name: str, parent: Stage | None, settings: dict):
+    model = parent.manifest["base_model"] if parent else None
+    names = list_files(draft.path) - {MANIFEST}
+    manifest = {
+        "format": FORMAT,
+        "stage": name,
+        "parent": _identity(parent),
+        "base_model": model or _base_model(settings["model_name"]),
+        "settings": settings,
+        "facts": draft.facts,
+        "packages": package_versions(),
+        "metrics": draft.metrics,
+        "files": {f: file_entry(draft.path / f) for f in names},
+    }
+    if not manifest["files"]:
+        raise Flaw("has no files: save the adapter into draft.path")
+    try:
+        text = json_bytes(_sealed(manifest))
+    except (TypeError, ValueError) as error:
+        raise Flaw(f"has facts or metrics that are not plain JSON ({error})") from None
+    (draft.path / MANIFEST).write_bytes(text)
+    for path in [*draft.path.rglob("*"), draft.path]:
+        sync(path)
+
+
+@cache
+def package_versions() -> dict[str, str]:
+    """The versions of Python and of the installed packages that decide a result."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
+
+
+def _put_in_place(name: str) -> None:
+    """Swap the new stage for the old one, with the lock held.
+
+    Killed before the second rename, `_settle` brings the old stage back; after it, the
+    new one is there and the old one is only rubbish.
+    """
+    try:
+        if os.path.lexists(_place(name)):
+            os.replace(_place(name), _place(f".{name}.old"))
+        os.replace(_place(f".{name}.new"), _place(name))
+    finally:
+        _settle_locked(name)
+        sync(_place(name).parent)
+
+
+def _settle(name: str) -> None:
+    """Finish or undo what a process killed in `_put_in_place` left."""
+    if os.path.lexists(_place(f".{name}.old")):
+        with _lock(name):
+            pass
+
+
+def _settle_locked(name: str) -> None:
+    if os.path.lexists(_place(name)):
+        remove(_place(f".{name}.old"))
+    elif os.path.lexists(_place(f".{name}.old")):
+        os.replace(_place(f".{name}.old"), _place(name))
+
+
+@contextmanager
+def _lock(name: str) -> Iterator[None]:
+    """One process at a time; it starts from a settled folder."""
+    path = _place(f".{name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        problem = "is being written by another process: wait until it ends"
+        raise StageError(f"The stage {name} {problem}.") from None
+    try:
+        _settle_locked(name)
+        yield
+    finally:
+        lock.release()
+
+
+# --- Trainer checkpoints --------------------------------------------------------------
+
+
+def checkpoint_dir(name: str, settings: dict, parent: Stage) -> Path:
+    """The trainer's output_dir: another one for every other setting or parent, so that
+    a resumed run never continues a different one."""
+    key = digest({"settings": settings, "parent": parent.digest})[:12]
+    path = home() / "checkpoints" / f"{name}-{key}"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def latest_checkpoint(path: Path) -> Path | None:
+    """The newest complete checkpoint-N in a trainer's output_dir, or None.
+
+    Newer ones that a killed process left incomplete are removed: saving into one again
+    would mix two saves.
+    """
+    found = {}
+    for folder in Path(path).glob("checkpoint-*"):
+        if step := re.fullmatch(r"checkpoint-(\d+)", folder.name):
+            found[int(step[1])] = folder
+    for step in sorted(found, reverse=True):
+        if _complete(found[step], step):
+            return found[step]
+        remove(found[step])
+    return None
+
+
+def _complete(folder: Path, step: int) -> bool:
+    """Whether all that transformers needs to resume is there, and not cut short."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / "adapter_model.safetensors", framework="numpy"):
+            json.loads((folder / "adapter_config.json").read_bytes())
+        state = json.loads((folder / "trainer_state.json").read_bytes())
+        pickles = ["optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"]
+        whole = all(zipfile.is_zipfile(folder / file) for file in pickles)
+        return whole and state["global_step"] == step
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError):
+        return False
+
+
+# --- Digests --------------------------------------------------------------------------
+
+
+def adapter_is_zero(path: Path) -> bool:
+    """Whether the adapter in a folder changes nothing: every lora_B weight is 0.
+
+    (lora_A starts random, so it proves nothing.) Raises StageError without any lora_B.
+    """
+    from safetensors import safe_open
+
+    file = Path(path) / "adapter_model.safetensors"
+    with safe_open(file, framework="pt") as tensors:
+        names = [name for name in tensors.keys() if "lora_B" in name]  # noqa: SIM118
+        if not names:
+            raise StageError(f"{file} has no lora_B weights: it is no LoRA adapter.")
+        return not any(tensors.get_tensor(name).any() for name in names)
+
+
+def _base_model(name: str) -> dict:
+    """A local model is known by its digest; a hub model by its name."""
+    path = local_path(name)
+    return {"name": name, "digest": folder_digest(path) if path else None}
+
+
+def _identity(stage: Stage | None) -> dict | None:
+    return {"stage": stage.name, "digest": stage.digest} if stage else None
+
+
+def _sealed(manifest: dict) -> dict:
+    """The manifest with its two digests.
+
+    `digest` is the stage's identity, by which its child knows it: made again with the
+    same result, it stays the same. `seal` covers every word of the manifest.
+    """
+    own = {key: manifest[key] for key in manifest if key not in ("digest", "seal")}
+    identity = ("stage", "parent", "base_model", "settings", "files")
+    own["digest"] = digest({key: own[key] for key in identity})
+    return own | {"seal": digest(own)}
+
+
+def _place(name: str) -> Path:
+    return home() / "stages" / name

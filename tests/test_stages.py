@@ -1,0 +1,651 @@
+import json
+import os
+import shutil
+import signal
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+from grpo_course import files, stages
+from grpo_course.profiles import PROFILES
+from grpo_course.stages import NOTEBOOKS, ORDER, StageError
+
+SLOW = settings(deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def make(name, profile, *, content="", **metrics):
+    """What the notebook of a stage does: open the parent, write the stage, open it."""
+    before = ORDER[ORDER.index(name) - 1] if name != "base" else None
+    parent = stages.open_stage(before, profile) if before else None
+    given = profile.settings_for(name)
+    with stages.write_stage(name, parent=parent, settings=given, note="x") as draft:
+        (draft.path / "adapter_model.safetensors").write_bytes(
+            f"weights of {name} {content}".encode()
+        )
+        (draft.path / "adapter_config.json").write_text('{"r": 32}' + name)
+        (draft.path / "tokenizer").mkdir()
+        (draft.path / "tokenizer" / "tokenizer.json").write_text("[]" + name)
+        draft.metrics.update(metrics or {"accuracy": 0.5})
+    return stages.open_stage(name, profile)
+
+
+def run_all(profile):
+    """Run every notebook; a finished stage is used as it is."""
+    stage = None
+    for name in ORDER:
+        wanted = profile.settings_for(name)
+        stage = stages.finished(name, parent=stage, settings=wanted)
+        stage = stage or make(name, profile)
+    return stage
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_waiting_for_the_disk():
+    """SIGKILL loses nothing that fsync would have kept, and fsync is slow."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def finished_home(tmp_path_factory):
+    """All five stages, on a base model in a local folder; to be copied, not changed."""
+    root = tmp_path_factory.mktemp("finished")
+    model = root / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(b"base weights")
+    profile = replace(PROFILES["cpu"], model_name=str(model))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COURSE_HOME", str(root / "home"))
+        run_all(profile)
+    return root
+
+
+@pytest.fixture
+def course(finished_home, tmp_path, monkeypatch):
+    """The profile of a fresh copy of the finished home."""
+    monkeypatch.setenv("COURSE_HOME", str(tmp_path / "home"))
+    return fresh(finished_home)
+
+
+def fresh(finished_home):
+    shutil.rmtree(stages.home(), ignore_errors=True)
+    shutil.copytree(finished_home / "home", stages.home())
+    return replace(PROFILES["cpu"], model_name=str(finished_home / "model"))
+
+
+def folder(name) -> Path:
+    return stages.home() / "stages" / name
+
+
+def refusal(name, profile=None) -> str:
+    with pytest.raises(StageError) as error:
+        stages.open_stage(name, profile)
+    message = str(error.value)
+    assert "\n" not in message and message.endswith(".")
+    return message
+
+
+def visible() -> list[str]:
+    """Everything in the stages' folder but the locks."""
+    return sorted(p.name for p in folder("").iterdir() if p.suffix != ".lock")
+
+
+# --- Damage: whatever is done to any file of any stage, opening refuses
+
+
+def every_file(name):
+    return sorted(p for p in folder(name).rglob("*") if p.is_file())
+
+
+def flip(path, data):
+    raw = bytearray(path.read_bytes())
+    at = data.draw(st.integers(0, len(raw) - 1), label="byte")
+    raw[at] ^= 1 << data.draw(st.integers(0, 7), label="bit")
+    path.write_bytes(raw)
+
+
+def truncate(path, data):
+    os.truncate(path, data.draw(st.integers(0, path.stat().st_size - 1), label="size"))
+
+
+def insert(path, data):
+    raw = path.read_bytes()
+    at = data.draw(st.integers(0, len(raw)), label="at")
+    extra = data.draw(st.binary(min_size=1, max_size=4), label="inserted")
+    path.write_bytes(raw[:at] + extra + raw[at:])
+
+
+def remove(path, data):
+    path.unlink()
+
+
+def rename(path, data):
+    path.rename(path.with_name("renamed.bin"))
+
+
+def add(path, data):
+    names = [".hidden", "extra.bin", path.name + ".bak", "manifest.json.tmp"]
+    path.with_name(data.draw(st.sampled_from(names))).write_bytes(b"")
+
+
+def into_link(path, data):
+    path.rename(stages.home() / "elsewhere")
+    path.symlink_to(stages.home() / "elsewhere")
+
+
+def into_folder(path, data):
+    path.unlink()
+    path.mkdir()
+
+
+def swap(path, data):
+    others = [p for name in ORDER for p in every_file(name) if p != path]
+    other = data.draw(st.sampled_from(others), label="swapped with")
+    first, second = path.read_bytes(), other.read_bytes()
+    path.write_bytes(second)
+    other.write_bytes(first)
+
+
+DAMAGES = [flip, truncate, insert, remove, rename, add, into_link, into_folder, swap]
+
+
+@given(data=st.data())
+@settings(SLOW, max_examples=100)
+def test_damage_to_any_file_is_refused_and_mended(course, finished_home, data):
+    profile = fresh(finished_home)
+    name = data.draw(st.sampled_from(ORDER), label="stage")
+    path = data.draw(st.sampled_from(every_file(name)), label="file")
+    damage = data.draw(st.sampled_from(DAMAGES), label="damage")
+    damage(path, data)
+
+    message = refusal("export")
+    assert any(notebook in message for notebook in NOTEBOOKS.values())
+    if damage is not swap:
+        assert f"stage {name} " in message and NOTEBOOKS[name] in message
+    assert stages.finished(name, parent=None, settings={}) is None
+    run_all(profile)
+    stages.open_stage("export", profile)
+
+
+def leaves(value, path=()):
+    """The paths of all values in a manifest, of containers too."""
+    items = value.items() if isinstance(value, dict) else ()
+    for key, inner in items:
+        yield (*path, key)
+        yield from leaves(inner, (*path, key))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner),
+    max_leaves=4,
+)
+
+
+@given(data=st.data())
+@settings(SLOW, max_examples=100)
+def test_an_edited_manifest_is_refused(course, finished_home, data):
+    fresh(finished_home)
+    name = data.draw(st.sampled_from(ORDER), label="stage")
+    path = folder(name) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    *way, last = data.draw(st.sampled_from(list(leaves(manifest))), label="where")
+    inner = manifest
+    for key in way:
+        inner = inner[key]
+    new = data.draw(JSON, label="new")
+    action = data.draw(st.sampled_from(["set", "remove", "add"]), label="action")
+    if action == "remove":
+        del inner[last]
+    elif action == "set":
+        if json.dumps(inner[last]) == json.dumps(new):
+            return
+        inner[last] = new
+    else:
+        inner["added"] = new
+    path.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    assert NOTEBOOKS[name] in refusal("export")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"null", b"[]", b"3", b'"x"', b"{}", b"[" * 100_000, b"\xff\xfe", b"NaN"],
+)
+def test_any_other_bytes_as_manifest_are_refused(course, raw):
+    (folder("sft") / "manifest.json").write_bytes(raw)
+    assert NOTEBOOKS["sft"] in refusal("sft", course)
+
+
+def test_a_rewritten_manifest_with_the_same_meaning_is_refused(course):
+    path = folder("sft") / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text())))
+    assert NOTEBOOKS["sft"] in refusal("sft", course)
+
+
+@given(st.permutations(ORDER))
+@settings(SLOW, max_examples=30)
+def test_exchanged_stage_folders_are_refused(course, finished_home, order):
+    if order == ORDER:
+        return
+    fresh(finished_home)
+    for name in ORDER:
+        folder(name).rename(folder(name + "-moved"))
+    for name, other in zip(ORDER, order, strict=True):
+        folder(name + "-moved").rename(folder(other))
+    refusal("export")
+
+
+@pytest.mark.parametrize("name", ORDER)
+@pytest.mark.parametrize("kind", ["missing", "file", "link", "empty", "dead link"])
+def test_a_stage_that_is_no_folder_is_refused_and_mended(course, name, kind):
+    moved = stages.home() / "moved"
+    folder(name).rename(moved)
+    if kind == "file":
+        folder(name).write_text("x")
+    elif kind == "empty":
+        folder(name).mkdir()
+    elif kind != "missing":
+        folder(name).symlink_to(moved if kind == "link" else "/no/such")
+    assert NOTEBOOKS[name] in refusal("export", course)
+    run_all(course)
+    stages.open_stage("export", course)
+    assert visible() == sorted(ORDER)
+    assert moved.is_dir()
+
+
+def test_a_link_to_a_folder_inside_a_stage_is_refused(course):
+    (folder("sft") / "linked").symlink_to(folder("base"))
+    assert NOTEBOOKS["sft"] in refusal("sft")
+
+
+@pytest.mark.parametrize("name", ["../base/x", "/etc/hostname", "a/../../base/x"])
+def test_a_manifest_that_lists_files_elsewhere_is_refused(course, name):
+    path = folder("sft") / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"][name] = {"sha256": "0" * 64, "size": 1}
+    path.write_bytes(files.json_bytes(stages._sealed(manifest)))  # a forged seal
+    assert NOTEBOOKS["sft"] in refusal("sft")
+
+
+def test_a_forged_stage_is_refused_by_the_stage_after_it(course):
+    folder_ = folder("template")
+    (folder_ / "adapter_model.safetensors").write_bytes(b"forged")
+    manifest = json.loads((folder_ / "manifest.json").read_text())
+    entry = files.file_entry(folder_ / "adapter_model.safetensors")
+    manifest["files"]["adapter_model.safetensors"] = entry
+    forged = files.json_bytes(stages._sealed(manifest))
+    (folder_ / "manifest.json").write_bytes(forged)
+    stages.open_stage("template")
+    assert NOTEBOOKS["sft"] in refusal("sft")
+
+
+def test_a_stage_of_another_course_is_refused(course, tmp_path, monkeypatch):
+    here = stages.home()
+    monkeypatch.setenv("COURSE_HOME", str(tmp_path / "other"))
+    make("base", course, content="of another course")
+    make("template", course)
+    make("sft", course)
+    shutil.rmtree(here / "stages" / "sft")
+    shutil.copytree(folder("sft"), here / "stages" / "sft")
+    monkeypatch.setenv("COURSE_HOME", str(here))
+    assert NOTEBOOKS["sft"] in refusal("sft", course)
+
+
+# --- Parents, settings, base model
+
+
+def test_a_stage_before_its_parent_is_refused_and_nothing_written(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("COURSE_HOME", str(tmp_path / "home"))
+    assert NOTEBOOKS["base"] in refusal("grpo", PROFILES["cpu"])
+    assert stages.finished("base", parent=None, settings={}) is None
+    assert not stages.home().exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "notebook"),
+    [
+        ("seed", "01"),
+        ("lora_rank", "01"),
+        ("sft_learning_rate", "03"),
+        ("grpo_steps", "05"),
+    ],
+)
+def test_other_settings_are_refused_where_they_first_matter(course, field, notebook):
+    other = replace(course, **{field: 7})
+    message = refusal("export", other)
+    assert field in message and f"run {notebook}_" in message
+    run_all(other)
+    stages.open_stage("export", other)
+    assert field in refusal("export", course)
+
+
+@pytest.mark.parametrize("field", ["eval_problems", "save_steps", "track"])
+def test_settings_without_effect_on_a_stage_do_not_refuse_it(course, field):
+    other = replace(course, **{field: 7})
+    assert stages.open_stage("export", other).name == "export"
+
+
+def test_a_changed_base_model_is_refused(course, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(course.model_name, model)
+    local = replace(course, model_name=str(model))
+    run_all(local)
+    (model / "README.md").write_text("a model card is no weight")
+    (model / ".cache").mkdir()
+    (model / ".cache" / "lock").write_text("")
+    stages.open_stage("export", local)
+    (model / "model.safetensors").write_bytes(b"other weights")
+    assert NOTEBOOKS["base"] in refusal("export", local)
+    run_all(local)
+    shutil.rmtree(model)
+    assert NOTEBOOKS["base"] in refusal("export", local)
+
+
+def test_a_stage_made_again_with_the_same_result_keeps_its_children(course):
+    digest = stages.open_stage("sft").digest
+    assert make("sft", course, minutes=9.0).digest == digest
+    assert stages.open_stage("export", course).name == "export"
+    assert make("sft", course, content="retrained").digest != digest
+    assert NOTEBOOKS["grpo"] in refusal("export", course)
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_only_the_stage_before_is_a_parent(course, name):
+    before = dict(zip(ORDER, [None, *ORDER], strict=False))[name]
+    for parent in [None, *ORDER]:
+        if parent != before:
+            opened = stages.open_stage(parent) if parent else None
+            writing = stages.write_stage(name, parent=opened, settings={})
+            with pytest.raises(StageError), writing:
+                pass
+
+
+def test_a_finished_stage_is_not_made_again_and_a_refused_one_says_why(course, caplog):
+    parent = stages.open_stage("template", course)
+    wanted = course.settings_for("sft")
+    assert stages.finished("sft", parent=parent, settings=wanted).name == "sft"
+    assert not caplog.records
+    other = wanted | {"sft_epochs": 9}
+    assert stages.finished("sft", parent=parent, settings=other) is None
+    assert "sft_epochs" in caplog.text
+
+
+def test_the_manifest_says_what_the_stage_is(course):
+    stage = make("grpo", course, accuracy=0.75)
+    manifest = stage.manifest
+    assert stage.metrics == {"accuracy": 0.75}
+    assert manifest["facts"] == {"note": "x"}
+    assert manifest["parent"]["digest"] == stages.open_stage("sft").digest
+    assert manifest["settings"] == course.settings_for("grpo")
+    assert {"python", "torch", "trl", "unsloth"} <= manifest["packages"].keys()
+    assert manifest["base_model"]["name"] == course.model_name
+    assert "tokenizer/tokenizer.json" in manifest["files"]
+
+
+# --- Writing: whole or absent
+
+
+class Stop(BaseException):
+    """Stands for a KeyboardInterrupt."""
+
+
+@pytest.mark.parametrize("name", ["sft", "grpo"])
+@pytest.mark.parametrize("flaw", ["error", "stop", "nan", "object", "link", "nothing"])
+def test_a_failed_write_leaves_what_was_there(course, name, flaw):
+    before = stages.open_stage(name, course)
+    parent = stages.open_stage(ORDER[ORDER.index(name) - 1], course)
+    expected = {"error": OSError, "stop": Stop}.get(flaw, StageError)
+    given = course.settings_for(name)
+    with (
+        pytest.raises(expected),
+        stages.write_stage(name, parent=parent, settings=given) as draft,
+    ):
+        if flaw != "nothing":
+            (draft.path / "adapter_model.safetensors").write_text("new")
+        if flaw in ("error", "stop"):
+            raise expected
+        if flaw == "link":
+            (draft.path / "link").symlink_to("/etc/hostname")
+        values = {"nan": float("nan"), "object": object()}
+        draft.metrics.update({"x": values[flaw]} if flaw in values else {})
+    assert stages.open_stage(name, course) == before
+    assert visible() == sorted(ORDER)
+
+
+@pytest.mark.parametrize("fails", [1, 2])
+def test_a_failed_rename_leaves_the_old_stage(course, fails):
+    calls = []
+
+    def replace_or_fail(source, target):
+        calls.append(source)
+        if len(calls) == fails:
+            raise OSError("disk error")
+        os.rename(source, target)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError):
+        patch.setattr(os, "replace", replace_or_fail)
+        make("sft", course, content="new", version=2)
+    assert stages.open_stage("sft", course).metrics == {"accuracy": 0.5}
+    assert visible() == sorted(ORDER)
+
+
+def killed_at(event_number, work) -> bool:
+    """Run work() in a forked process that kills itself (SIGKILL) just before its n-th
+    file operation in the course's home; False when it ended before that."""
+    pid = os.fork()
+    if pid == 0:
+        home, seen = str(stages.home()), [0]
+
+        def count(event, arguments):
+            watched = event == "open" or event.startswith(("os.", "shutil."))
+            if watched and any(str(a).startswith(home) for a in arguments):
+                seen[0] += 1
+                if seen[0] == event_number:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(count)
+        try:
+            work()
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    return os.WIFSIGNALED(status)
+
+
+@pytest.mark.parametrize("old", [True, False], ids=["replacing", "first time"])
+def test_killed_anywhere_the_stage_is_whole_or_as_before(course, finished_home, old):
+    profile, event, seen = course, 0, set()
+    killed = True
+    while killed:
+        event += 1
+        fresh(finished_home)
+        if not old:
+            shutil.rmtree(folder("sft"))
+        killed = killed_at(event, lambda: make("sft", profile, version=2))
+        try:
+            seen.add(str(stages.open_stage("sft", profile).metrics))
+        except StageError as error:
+            assert not old and "missing" in str(error)
+            seen.add("absent")
+        if event % 5 == 0:  # the next write works, and clears what was left
+            assert make("sft", profile, version=3).metrics == {"version": 3}
+            assert visible() == sorted(ORDER)
+    before = "{'accuracy': 0.5}" if old else "absent"
+    assert seen == {before, "{'version': 2}"}
+    assert event > 20
+
+
+def test_a_second_process_is_refused_until_the_first_is_dead(course):
+    ready, told = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            parent = stages.open_stage("template", course)
+            given = course.settings_for("sft")
+            with stages.write_stage("sft", parent=parent, settings=given) as draft:
+                (draft.path / "adapter_model.safetensors").write_text("half")
+                os.write(told, b"x")
+                signal.pause()
+        finally:
+            os._exit(1)
+    try:
+        os.read(ready, 1)
+        with pytest.raises(StageError, match="another process"):
+            make("sft", course)
+        assert stages.open_stage("sft", course).metrics == {"accuracy": 0.5}
+        make("grpo", course)  # another stage is free
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert make("sft", course, version=2).metrics == {"version": 2}
+    assert visible() == sorted(ORDER)
+
+
+def test_many_writers_leave_one_whole_stage(course):
+    """Each of three processes writes until it has got through five times."""
+
+    def write_five():
+        done = 0
+        while done < 5:
+            try:
+                make("sft", course, content=str(os.getpid()), version=done)
+                done += 1
+            except StageError as error:
+                if "another process" not in str(error):
+                    # its own stage may be replaced by the time it is opened again
+                    assert "sft" in str(error)
+
+    children = []
+    for _ in range(3):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                write_five()
+                os._exit(0)
+            finally:
+                os._exit(1)
+        children.append(pid)
+    assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0, 0]
+    assert "version" in stages.open_stage("sft", course).metrics
+    assert visible() == sorted(ORDER)
+
+
+# --- Checkpoints
+
+
+def checkpoint(root, step):
+    path = root / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    save_file({"x": np.ones(3)}, path / "adapter_model.safetensors")
+    (path / "adapter_config.json").write_text("{}")
+    names = ["optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"]
+    for name in names:
+        with zipfile.ZipFile(path / name, "w") as archive:
+            archive.writestr("data.pkl", "x" * 50)
+    (path / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    return path
+
+
+def test_each_setting_and_parent_has_its_own_checkpoints(course):
+    template, sft = stages.open_stage("template"), stages.open_stage("sft")
+    wanted = course.settings_for("sft")
+    path = stages.checkpoint_dir("sft", wanted, template)
+    assert path == stages.checkpoint_dir("sft", dict(wanted), template)
+    assert path.is_dir() and stages.latest_checkpoint(path) is None
+    others = {
+        stages.checkpoint_dir("sft", wanted, sft),
+        stages.checkpoint_dir("grpo", wanted, template),
+        *(
+            stages.checkpoint_dir("sft", wanted | {name: "another"}, template)
+            for name in wanted
+        ),
+    }
+    assert len(others) == len(wanted) + 2 and path not in others
+
+
+def test_the_newest_checkpoint_is_by_number(tmp_path):
+    for step in (9, 20, 100):
+        checkpoint(tmp_path, step)
+    (tmp_path / "checkpoint-best").mkdir()
+    (tmp_path / "completions").mkdir()
+    assert stages.latest_checkpoint(tmp_path).name == "checkpoint-100"
+    assert (tmp_path / "checkpoint-best").exists()
+
+
+def test_no_checkpoints_at_all(tmp_path):
+    assert stages.latest_checkpoint(tmp_path / "none") is None
+
+
+@given(data=st.data())
+@settings(SLOW, max_examples=40)
+def test_an_incomplete_checkpoint_is_removed_for_the_one_before(tmp_path, data):
+    shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    older, newer = (checkpoint(tmp_path / "run", step) for step in (20, 40))
+    path = data.draw(st.sampled_from(sorted(newer.iterdir())), label="file")
+    data.draw(st.sampled_from([truncate, remove, into_folder]))(path, data)
+    assert stages.latest_checkpoint(tmp_path / "run") == older
+    assert not newer.exists()
+
+
+# --- Adapters and digests
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_an_adapter_is_zero_when_every_lora_b_is(tmp_path, dtype):
+    file = tmp_path / "adapter_model.safetensors"
+    weights = {
+        f"model.{layer}.{part}.weight": np.zeros((4, 4), dtype)
+        for layer in (0, 1)
+        for part in ("lora_A", "lora_B")
+    }
+    weights["model.0.lora_A.weight"] += 1
+    save_file(weights, file)
+    assert stages.adapter_is_zero(tmp_path)
+    weights["model.1.lora_B.weight"][3, 3] = -1e-4
+    save_file(weights, file)
+    assert not stages.adapter_is_zero(tmp_path)
+
+
+def test_a_bfloat16_adapter_is_read(tmp_path):
+    import torch
+    from safetensors.torch import save_file as save_torch
+
+    zero = torch.zeros(2, 2, dtype=torch.bfloat16)
+    file = tmp_path / "adapter_model.safetensors"
+    save_torch({"lora_B": zero}, file)
+    assert stages.adapter_is_zero(tmp_path)
+    save_torch({"lora_B": zero + 1e-30}, file)
+    assert not stages.adapter_is_zero(tmp_path)
+
+
+def test_a_file_without_lora_b_is_no_adapter(tmp_path):
+    save_file({"weight": np.ones(2)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(StageError):
+        stages.adapter_is_zero(tmp_path)
+
+
+def test_a_file_is_known_by_its_plain_sha256(course):
+    import hashlib
+
+    path = folder("sft") / "adapter_model.safetensors"
+    entry = stages.open_stage("sft").manifest["files"][path.name]
+    assert entry["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_home_is_in_the_clone_unless_said_otherwise(monkeypatch, tmp_path):
+    monkeypatch.delenv("COURSE_HOME", raising=False)
+    clone = Path(stages.__file__).parents[2]
+    assert stages.home() == clone / "course-home"
+    monkeypatch.setenv("COURSE_HOME", str(tmp_path))
+    assert stages.home() == tmp_path

@@ -1,0 +1,403 @@
+"""The tools around the notebooks: set-up, runner, checker, results table."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import check_notebooks
+import export
+import nbtools
+import results
+import run_course
+import setup_env
+from grpo_course import profiles
+
+TOOLS = Path(setup_env.__file__).parent
+
+
+def make_notebook(path: Path, *sources: str) -> Path:
+    """Write an unexecuted notebook with prose before each cell."""
+    cells = [nbformat.v4.new_markdown_cell("# A title")]
+    for source in sources:
+        cells.append(nbformat.v4.new_markdown_cell("Some prose."))
+        cells.append(nbformat.v4.new_code_cell(source))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """An empty folder in the place of notebooks/, and an empty COURSE_HOME."""
+    monkeypatch.setattr(nbtools, "FOLDER", tmp_path / "notebooks")
+    monkeypatch.setenv("COURSE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(profiles, "detect_hardware", profiles.Hardware)
+    return tmp_path / "notebooks"
+
+
+# --- The runner -----------------------------------------------------------------------
+
+
+def run_main(capsys) -> tuple[int, str]:
+    try:
+        run_course.main()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+        print(stop.code)
+    return code, capsys.readouterr().out
+
+
+def test_the_course_runs_its_notebooks_in_order(folder, capsys):
+    make_notebook(folder / "02_second.ipynb", "print(open('trace').read() + 'two')")
+    make_notebook(folder / "01_first.ipynb", "open('trace', 'w').write('one, ')")
+    make_notebook(folder / "07_other.ipynb", "open('never', 'w')")
+    code, out = run_main(capsys)
+    assert code == 0
+    assert not (folder / "never").exists()
+    assert out.index("01_first") < out.index("02_second")
+    copy = nbtools.read(folder.parent / "home" / "executed" / "02_second.ipynb")
+    assert copy.cells[2].outputs[0].text == "one, two\n"
+
+
+def test_a_failing_cell_ends_the_course_and_is_shown(folder, capsys):
+    source = "print('before')\nraise ValueError('the reason')"
+    make_notebook(folder / "01_first.ipynb", "x = 1", source, "y = 1")
+    make_notebook(folder / "02_second.ipynb", "open('never', 'w')")
+    code, out = run_main(capsys)
+    assert code == 1
+    assert "ValueError: the reason" in out and "print('before')" in out
+    assert not (folder / "never").exists()
+    copy = nbtools.read(folder.parent / "home" / "executed" / "01_first.ipynb")
+    assert copy.cells[4].outputs[-1].output_type == "error"
+    assert copy.cells[6].execution_count is None
+
+
+def test_a_dead_kernel_is_a_failure(folder, capsys):
+    make_notebook(folder / "01_first.ipynb", "import os\nos._exit(1)")
+    code, out = run_main(capsys)
+    assert code == 1 and "os._exit(1)" in out
+
+
+def test_a_bad_setting_stops_the_course_before_it_starts(folder, capsys, monkeypatch):
+    make_notebook(folder / "01_first.ipynb", "open('never', 'w')")
+    monkeypatch.setenv("COURSE_GRPO_STEPZ", "3")
+    code, out = run_main(capsys)
+    assert code == 1 and "COURSE_GRPO_STEPZ" in out
+    assert not (folder / "never").exists()
+
+
+def test_a_running_cell_shows_its_last_line(folder, capsys, monkeypatch):
+    class Recorder(nbtools.StatusLine):
+        notes = []
+        note = property(None, lambda self, text: self.notes.append(text))
+        _draw = print
+
+    monkeypatch.setattr(nbtools, "StatusLine", Recorder)
+    make_notebook(folder / "01_first.ipynb", "print('step 1')\nprint('step 2')")
+    assert run_main(capsys)[0] == 0
+    assert any("step 2" in note and "step 1" not in note for note in Recorder.notes)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_runner_takes_its_kernel_along(tmp_path, number):
+    source = "import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(60)"
+    make_notebook(tmp_path / "01_first.ipynb", source)
+    code = f"""
+import sys; sys.path[:0] = {sys.path!r}
+import nbtools, run_course
+from pathlib import Path
+nbtools.FOLDER = Path({str(tmp_path)!r})
+run_course.profiles.detect_hardware = run_course.profiles.Hardware
+run_course.main()
+"""
+    environment = os.environ | {"COURSE_HOME": str(tmp_path / "home")}
+    runner = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    pid = tmp_path / "pid"
+    wait_for(lambda: pid.exists() and pid.read_text())
+    runner.send_signal(number)
+    assert runner.wait(20) != 0
+    wait_for(lambda: not is_running(int(pid.read_text())))
+
+
+def wait_for(condition, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.1)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+# --- The checker ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory) -> Path:
+    """A small notebook, executed and cleaned as `make notebooks` does."""
+    place = tmp_path_factory.mktemp("executed")
+    path = make_notebook(
+        place / "01_a.ipynb",
+        "import sys, warnings\nx = 1",
+        f"print({str(nbtools.ROOT)!r} + '/results')\nprint('10%|#  |\\rdone')\n"
+        "warnings.warn('noise')\nprint('more noise', file=sys.stderr)",
+        "x",
+    )
+    environment = nbtools.kernel_environment(place / "home", offline=True)
+    notebook = nbtools.execute(path, place / "copy.ipynb", environment)
+    nbtools.clean(notebook)
+    nbtools.write(notebook, path)
+    return path
+
+
+@pytest.fixture
+def notebook(executed, tmp_path):
+    """That notebook to be spoiled: call the result to see what the checker says."""
+    path = tmp_path / "01_a.ipynb"
+
+    class Spoiled:
+        content = nbtools.read(executed)
+        code = [cell for cell in content.cells if cell.cell_type == "code"]
+
+        def problems(self) -> list[str]:
+            nbformat.write(self.content, path)
+            return check_notebooks.problems(path)
+
+    return Spoiled()
+
+
+def test_what_the_tool_wrote_passes(notebook):
+    assert notebook.problems() == []
+    assert notebook.code[1].outputs[0].text == "results\ndone\n"
+    assert len(notebook.code[1].outputs) == 1
+
+
+def test_prose_may_change_after_execution_and_code_may_not(notebook):
+    notebook.content.cells[1].source = "Better prose."
+    assert notebook.problems() == []
+    notebook.code[0].source = "x = 2"
+    assert len(notebook.problems()) == 1
+
+
+def test_cells_run_out_of_order_are_refused(notebook):
+    notebook.code[0].execution_count, notebook.code[1].execution_count = 2, 1
+    assert len(notebook.problems()) == 1
+
+
+def test_a_notebook_without_outputs_is_refused(notebook):
+    for cell in notebook.code:
+        cell.outputs, cell.execution_count = [], None
+    assert len(notebook.problems()) == 1
+
+
+def test_an_error_is_refused(notebook):
+    error = nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])
+    notebook.code[1].outputs.append(error)
+    assert len(notebook.problems()) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "saved to /home/ann/course/x.json",
+        "UserWarning: this is old",
+        " 50%|#####     | 30/60 [00:10<00:10,  2.9it/s]",
+        "hf_" + "a1B2" * 9,
+        'api_key="0123456789abcdef0123"',
+    ],
+)
+def test_noise_paths_and_keys_in_outputs_are_refused(notebook, text):
+    notebook.code[1].outputs[0].text = text
+    assert len(notebook.problems()) == 1
+
+
+def test_large_notebooks_and_images_are_refused(notebook):
+    image = nbformat.v4.new_output("display_data", {"image/png": "A" * 200_000})
+    notebook.code[1].outputs += [image]
+    assert len(notebook.problems()) == 1
+    notebook.code[1].outputs += [image]
+    assert len(notebook.problems()) == 3
+
+
+def test_style_is_checked(notebook):
+    del notebook.content.cells[3]
+    assert len(notebook.problems()) == 1
+    notebook.content.cells[0].source = "No title"
+    assert len(notebook.problems()) == 2
+
+
+def test_long_cells_are_refused(notebook):
+    notebook.code[0].source = "x = 1\n" * 31
+    digest = nbtools.source_digest(notebook.content)
+    notebook.content.metadata["course"]["source_sha256"] = digest
+    assert len(notebook.problems()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("[there](there.md#part) and [web](https://example.org) and [here](#a)", 0),
+        ("![a figure](there.md) <img src='there.md' alt='a figure'>", 0),
+        ("[not](gone.md)", 1),
+        ("<a href='gone.html'>x</a>", 1),
+        ("![](there.md)", 1),
+        ("<img src='there.md'>", 1),
+        ("`[code](gone.md)`", 0),
+        ("[![badge](there.md)](gone.md)", 1),
+    ],
+)
+def test_links_and_images(tmp_path, text, count):
+    (tmp_path / "there.md").write_text("x")
+    found = check_notebooks.text_problems(text, tmp_path / "README.md")
+    assert len(found) == count
+
+
+def test_exported_modules_must_agree_with_their_notebooks(folder):
+    source = "#| export\ndef f():\n    return 1"
+    path = make_notebook(folder / "04_a.ipynb", "#| default_exp rewards", source)
+    assert export.export(folder) == [folder / "grpo_course" / "rewards.py"]
+    assert export.differences(folder) == []
+    module = folder / "grpo_course" / "rewards.py"
+    module.write_text(module.read_text().replace("return 1", "return 2"))
+    assert len(export.differences(folder)) == 1
+    export.export(folder)
+    assert export.differences(folder) == []
+    path.unlink()
+    assert len(export.differences(folder)) == 1
+
+
+# --- The results table ----------------------------------------------------------------
+
+
+def write_manifest(home: Path, stage: str, seed: int, **metrics) -> None:
+    path = home / "stages" / stage / "manifest.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"settings": {"seed": seed}, "metrics": metrics}))
+
+
+GREEDY = {
+    "n": 300,
+    "accuracy": 0.843,
+    "ci_low": 0.798,
+    "ci_high": 0.88,
+    "format_rate": 1.0,
+    "mean_completion_tokens": 63.2,
+    "truncated_rate": 0.0,
+}
+
+
+def test_rows_come_from_the_manifests(tmp_path):
+    write_manifest(tmp_path, "grpo", 7, evaluation={"greedy": GREEDY}, minutes=4.0)
+    write_manifest(tmp_path, "sft", 7, evaluation={"greedy": {"n": 300}})
+    write_manifest(tmp_path, "template", 7)
+    sft, grpo = results.rows(tmp_path)
+    assert grpo == {"stage": "grpo", "seed": 7, **GREEDY, "minutes": 4.0}
+    assert sft["stage"] == "sft" and sft["n"] == 300 and sft["accuracy"] is None
+
+
+def test_no_stage_gives_no_rows_and_still_a_table(tmp_path):
+    assert results.rows(tmp_path) == []
+    assert results.as_text([]) and results.as_markdown([])
+
+
+def test_the_tables_show_every_row(tmp_path):
+    table = [{"stage": "grpo", "seed": 7, **GREEDY, "minutes": None}] * 2
+    assert len(results.as_text(table).splitlines()) == 3
+    assert "84.3%" in results.as_text(table)
+    markdown = results.as_markdown(table).splitlines()
+    assert len({line.count("|") for line in markdown}) == 1 and len(markdown) == 4
+
+
+def test_the_readme_keeps_everything_but_the_table():
+    text = f"a\n{results.START}\nold\n{results.END}\nb\n"
+    once = results.fill(text, [{"stage": "sft", **GREEDY}])
+    assert "old" not in once and once.startswith("a\n") and once.endswith("\nb\n")
+    assert results.fill(once, []) == results.fill(text, [])
+    with pytest.raises(ValueError):
+        results.fill("no markers", [])
+
+
+# --- Set-up ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clone(tmp_path) -> Path:
+    """What set-up needs of a clone."""
+    (tmp_path / "tools").mkdir()
+    for tool in ("setup_env.py", "status_line.py"):
+        shutil.copy(TOOLS / tool, tmp_path / "tools")
+    for name in ("requirements-cpu.in", "requirements-cpu.txt"):
+        shutil.copy(setup_env.ROOT / name, tmp_path)
+    return tmp_path
+
+
+def set_up(clone: Path, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(clone / "tools" / "setup_env.py")]
+    environment = os.environ | environment
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("version", [(2, 7), (3, 10), (3, 15), (4, 0)])
+def test_other_pythons_are_refused(version):
+    with pytest.raises(setup_env.SetupError):
+        setup_env.check_python(version)
+
+
+@pytest.mark.parametrize("version", [(3, 11), (3, 14)])
+def test_known_pythons_are_accepted(version):
+    setup_env.check_python(version)
+
+
+def test_without_a_compiler_nothing_is_made(clone):
+    (clone / "empty").mkdir()
+    run = set_up(clone, PATH=str(clone / "empty"))
+    assert run.returncode == 1 and "compiler" in run.stderr
+    assert not (clone / ".venv").exists()
+
+
+def test_without_room_nothing_is_made(monkeypatch, tmp_path):
+    usage = shutil.disk_usage(tmp_path)._replace(free=10**9)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(setup_env, "VENV", tmp_path / ".venv")
+    with pytest.raises(setup_env.SetupError):
+        setup_env.check_machine()
+
+
+def test_a_failed_install_names_its_log_and_is_not_taken_for_finished(clone):
+    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull}
+    run = set_up(clone, **offline)
+    log = clone / ".venv" / "install.log"
+    assert run.returncode == 1 and str(log) in run.stderr
+    assert log.read_text()
+    assert not (clone / ".venv" / "course-stamp").exists()
+
+
+def test_a_finished_environment_is_used_again_until_the_lock_changes(clone):
+    (clone / ".venv" / "bin").mkdir(parents=True)
+    (clone / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    stamp = "import setup_env; print(setup_env.wanted_stamp(), end='')"
+    made = subprocess.check_output([sys.executable, "-c", stamp], cwd=clone / "tools")
+    (clone / ".venv" / "course-stamp").write_bytes(made)
+    nothing = {"PATH": str(clone)}  # with no compiler, an install would be refused
+    assert set_up(clone, **nothing).returncode == 0
+    with (clone / "requirements-cpu.txt").open("a") as lock:
+        lock.write("# newer\n")
+    assert set_up(clone, **nothing).returncode == 1

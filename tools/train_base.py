@@ -1,0 +1,171 @@
+"""Pretrain the embedded tiny model: `python tools/train_base.py`.
+
+A Qwen3ForCausalLM small enough to commit, trained from scratch on tiny_corpus with a
+fixed seed; minutes on two CPU cores, seconds on a GPU. Run tools/train_tokenizer.py
+first. Writes config, bf16 safetensors and training.json to models/tiny-qwen3.
+"""
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "notebooks"))
+
+import tiny_corpus  # noqa: E402
+from grpo_course import arithmetic  # noqa: E402
+
+OUT = ROOT / "models" / "tiny-qwen3"
+SEED = 3407
+BLOCK = 256  # tokens in a training sequence
+BATCH = 16  # sequences in a step
+WARMUP = 20  # steps
+
+
+def blocks(tokenizer, tokens: int) -> torch.Tensor:
+    """The pretraining text as packed sequences, shape (tokens // BLOCK, BLOCK)."""
+    vocabulary = sorted(tokenizer.get_vocab())
+    vocabulary = [tokenizer.convert_tokens_to_string([t]) for t in vocabulary]
+    end, stream = tokenizer.pad_token_id, []
+    for text in tiny_corpus.documents(SEED, vocabulary):
+        stream += tokenizer(text).input_ids + [end]
+        if len(stream) >= tokens:
+            break
+    count = tokens // BLOCK
+    return torch.tensor(stream[: count * BLOCK]).view(count, BLOCK)
+
+
+def build(tokenizer) -> Qwen3ForCausalLM:
+    """A fresh model of Qwen3's architecture, 4.9 M parameters."""
+    torch.manual_seed(SEED)
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=256,
+            intermediate_size=768,
+            num_hidden_layers=6,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=64,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def pretrain(model, data: torch.Tensor, device: str) -> float:
+    """One pass over the data; Muon on the matrices, AdamW on the rest."""
+    matrices, rest = [], []
+    for name, weight in model.named_parameters():
+        inner = weight.ndim == 2 and "embed" not in name
+        (matrices if inner else rest).append(weight)
+    optimizers = [
+        torch.optim.Muon(matrices, lr=2e-2, momentum=0.95, weight_decay=0.0),
+        torch.optim.AdamW(rest, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+    steps = len(data) // BATCH
+    start_rates = [group["lr"] for o in optimizers for group in o.param_groups]
+    model.train()
+    for step in range(steps):
+        # warm up, then decay linearly to a tenth
+        scale = min(1.0, (step + 1) / WARMUP) * (1 - 0.9 * step / steps)
+        for optimizer, rate in zip(optimizers, start_rates, strict=True):
+            optimizer.param_groups[0]["lr"] = rate * scale
+        batch = data[step * BATCH : (step + 1) * BATCH].to(device)
+        loss = model(batch, labels=batch).loss
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        if step % 20 == 0 or step == steps - 1:
+            print(f"step {step + 1:4d}/{steps}  loss {loss.item():.3f}", flush=True)
+    return loss.item()
+
+
+@torch.no_grad()
+def answer(model, tokenizer, problems, sample: bool, device: str) -> list[str]:
+    """What the model writes after "Question: ... Answer:"."""
+    tokenizer.padding_side, texts = "left", []
+    for i in range(0, len(problems), 250):
+        prompts = [f"Question: {p.question}\nAnswer:" for p in problems[i : i + 250]]
+        inputs = tokenizer(prompts, return_tensors="pt", padding=True).to(device)
+        options = {"temperature": 1.0, "top_k": 0} if sample else {}
+        out = model.generate(
+            **inputs,
+            max_new_tokens=144,
+            do_sample=sample,
+            eos_token_id=tokenizer.pad_token_id,
+            **options,
+        )
+        new = out[:, inputs.input_ids.shape[1] :]
+        texts += tokenizer.batch_decode(new, skip_special_tokens=True)
+    return texts
+
+
+def report(model, tokenizer, device: str) -> dict:
+    """Accuracy on 1,000 test problems in the plain form, greedy and by sampled style."""
+    model.eval()
+    torch.manual_seed(SEED)
+    problems = arithmetic.make_problems(1000, "test", seed=1)
+
+    def right(text, problem):
+        found = re.findall(r"The answer is (\d+)\.", text)
+        return bool(found) and int(found[-1]) == problem.answer
+
+    greedy = answer(model, tokenizer, problems, False, device)
+    sampled = answer(model, tokenizer, problems, True, device)
+    by_style = defaultdict(list)
+    for text, problem in zip(sampled, problems, strict=True):
+        by_style[arithmetic.solution_style(text)].append(right(text, problem))
+    return {
+        "n": len(problems),
+        "greedy_accuracy": sum(map(right, greedy, problems)) / len(problems),
+        "greedy_styles": dict(Counter(map(arithmetic.solution_style, greedy))),
+        "sampled": {
+            style: {"n": len(marks), "accuracy": round(sum(marks) / len(marks), 3)}
+            for style, marks in sorted(by_style.items())
+        },
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokens", type=int, default=5_400_000)
+    parser.add_argument("--out", type=Path, default=OUT)
+    options = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    started = time.time()
+    tokenizer = AutoTokenizer.from_pretrained(OUT)
+    data = blocks(tokenizer, options.tokens)
+    model = build(tokenizer).to(device)
+    loss = pretrain(model, data, device)
+    model = model.to(torch.bfloat16)  # what is committed is what is measured
+    facts = {
+        "parameters": model.num_parameters(),
+        "tokens": data.numel(),
+        "seed": SEED,
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "torch": torch.__version__,
+        "final_loss": round(loss, 4),
+        "training_minutes": round((time.time() - started) / 60, 1),
+        **report(model.float(), tokenizer, device),
+    }
+    model.to(torch.bfloat16).save_pretrained(options.out)
+    if options.out != OUT:
+        tokenizer.save_pretrained(options.out)
+    (options.out / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
+    print(json.dumps(facts, indent=2))
+
+
+if __name__ == "__main__":
+    main()
