@@ -106,6 +106,8 @@ def _other_value(field):
         "loss_type": "dr_grpo",
         "scale_rewards": "none",
         "track": "disabled",
+        "exports": "lora,merged_16bit,gguf_q8_0",
+        "hub_repo": "owner/name",
         "optim": "adamw_8bit",
         "dtype": None,  # these four have one value on a CPU
         "load_in_4bit": None,
@@ -135,6 +137,21 @@ def test_every_field_can_be_overridden(field):
 
 def test_an_optional_number_can_be_none():
     assert load(A100, EPSILON_HIGH="none").epsilon_high is None
+
+
+def test_exports_are_a_list_with_or_without_spaces():
+    assert load().export_formats == ("lora", "merged_16bit")
+    spaced = load(EXPORTS="gguf_f16, lora , gguf_f16")
+    assert spaced.export_formats == ("gguf_f16", "lora")
+    packed = load(A100, EXPORTS="merged_4bit", LOAD_IN_4BIT=1)
+    assert packed.export_formats == ("merged_4bit",)
+
+
+def test_what_is_exported_changes_the_last_stage_only():
+    cpu, other = load(), load(EXPORTS="lora", HUB_REPO="owner/name")
+    stages = list(profiles.LAST_FIELD)
+    differ = [s for s in stages if cpu.settings_for(s) != other.settings_for(s)]
+    assert differ == ["export"]
 
 
 @pytest.mark.parametrize("text", ["true", "True", "1"])
@@ -262,6 +279,13 @@ def test_batches_are_whole_groups(batch, accumulation, group):
         (CPU, {"SCALE_REWARDS": "true"}, "scale_rewards='true'"),
         (CPU, {"OPTIM": "adam"}, "optim='adam'"),
         (CPU, {"TRACK": "wandb"}, "track='wandb'"),
+        (CPU, {"EXPORTS": "lora,gguf_q9"}, "exports='lora,gguf_q9'"),
+        (CPU, {"EXPORTS": "lora;merged_16bit"}, "exports='lora;merged_16bit'"),
+        (CPU, {"EXPORTS": "lora,"}, "exports='lora,'"),
+        (CPU, {"EXPORTS": "lora,merged_4bit"}, "merged_4bit"),
+        (A100, {"EXPORTS": "merged_4bit"}, "load_in_4bit=True"),
+        (CPU, {"HUB_REPO": "no-owner"}, "hub_repo='no-owner'"),
+        (CPU, {"HUB_REPO": "https://hub/owner/name"}, "hub_repo="),
         (CPU, {"MAX_COMPLETION_LENGTH": 384}, "max_completion_length=384"),
         (CPU, {"MAX_SEQ_LENGTH": 100}, "max_seq_length=100"),
         (CPU, {"EPSILON_HIGH": 0.1}, "epsilon_high=0.1"),
@@ -320,7 +344,7 @@ def test_a_setting_changes_the_stages_that_depend_on_it(field):
     if first != "unsaid":
         assert differ[:1] == ([first] if first else [])
     free = {"fast_inference", "gpu_memory_utilization", "use_gradient_checkpointing"}
-    if field.name in free | {"save_steps", "track"}:
+    if field.name in free | {"save_steps", "track", "hub_repo"}:
         assert not differ
     if field.name in ("model_name", "dtype", "lora_rank", "seed"):
         assert differ == stages

@@ -107,30 +107,37 @@ def test_a_running_cell_shows_its_last_line(folder, capsys, monkeypatch):
     assert any("step 2" in note and "step 1" not in note for note in Recorder.notes)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_killed_runner_takes_its_kernel_along(tmp_path, number):
+def start_runner(place: Path) -> subprocess.Popen:
+    """A process that runs a course of one notebook, which writes its kernel's pid."""
     source = "import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(60)"
-    make_notebook(tmp_path / "01_first.ipynb", source)
+    make_notebook(place / "01_first.ipynb", source)
     code = f"""
 import sys; sys.path[:0] = {sys.path!r}
 import nbtools, run_course
 from pathlib import Path
-nbtools.FOLDER = Path({str(tmp_path)!r})
+nbtools.FOLDER = Path({str(place)!r})
 run_course.profiles.detect_hardware = run_course.profiles.Hardware
 run_course.main()
 """
-    environment = os.environ | {"COURSE_HOME": str(tmp_path / "home")}
-    runner = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-c", code],
-        env=environment,
+        env=os.environ | {"COURSE_HOME": str(place / "home")},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    pid = tmp_path / "pid"
-    wait_for(lambda: pid.exists() and pid.read_text())
-    runner.send_signal(number)
-    assert runner.wait(20) != 0
-    wait_for(lambda: not is_running(int(pid.read_text())))
+
+
+def test_a_killed_runner_takes_its_kernel_along(tmp_path):
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+    runners = {number: start_runner(tmp_path / number.name) for number in signals}
+    for number, runner in runners.items():
+        pid = tmp_path / number.name / "pid"
+        wait_for(lambda pid=pid: pid.exists() and pid.read_text())
+        runner.send_signal(number)
+    for number, runner in runners.items():
+        assert runner.wait(30) != 0
+        kernel = int((tmp_path / number.name / "pid").read_text())
+        wait_for(lambda kernel=kernel: not is_running(kernel))
 
 
 def wait_for(condition, seconds: float = 30) -> None:

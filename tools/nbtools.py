@@ -16,7 +16,7 @@ import nbformat
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbclient.exceptions import CellExecutionError
 
 from status_line import StatusLine
 
@@ -82,13 +82,7 @@ def kernel_environment(home: Path, offline: bool) -> dict[str, str]:
 
 
 class _Kernel(AsyncKernelManager):
-    """A kernel of this very Python, whatever kernels the user has registered.
-
-    It talks to us through sockets in a temporary folder, not through network ports.
-    """
-
-    def __init__(self, **kwargs) -> None:
-        super().__init__(transport="ipc", **kwargs)
+    """A kernel of this very Python, whatever kernels the user has registered."""
 
     @property
     def kernel_spec(self) -> KernelSpec:
@@ -139,28 +133,31 @@ class _Client(NotebookClient):
 def execute(path: Path, copy: Path, environment: dict) -> nbformat.NotebookNode:
     """Run a notebook in a fresh kernel, in its own folder; write the result to `copy`.
 
-    The copy is written when the run fails, too. Raises NotebookFailed or Stopped.
+    The copy is written when the run fails, too; beside it a log with what the kernel
+    itself had to say. Raises NotebookFailed or Stopped.
     """
     notebook = read(path)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     name = path.stem if path.parent == FOLDER else f"{path.parent.name}/{path.stem}"
-    with StatusLine(f"{name:<22}") as status:
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    log = copy.with_suffix(".log")
+    with StatusLine(f"{name:<22}") as status, log.open("w") as stderr:
         client = _Client(notebook, path.parent, status)
         try:
-            asyncio.run(client.async_execute(env=environment))
+            asyncio.run(client.async_execute(env=environment, stderr=stderr))
             status.note = f"done, {client.total} cells"
         except CellExecutionError as error:
             status.note += " | FAILED"
             problem = f"{error.ename}: {ANSI.sub('', error.evalue)}".strip()
             raise NotebookFailed(_report(path, copy, notebook, problem)) from None
-        except DeadKernelError:
+        except RuntimeError as error:
             if client.signal:
                 status.note += " | stopped"
                 raise Stopped(client.signal) from None
             status.note += " | FAILED"
-            problem = "the kernel died, most often because memory ran out."
+            problem = f"{error}. A kernel dies most often because memory ran out."
             raise NotebookFailed(_report(path, copy, notebook, problem)) from None
         finally:
             notebook.metadata["course"] = {"source_sha256": source_digest(notebook)}

@@ -12,7 +12,9 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "cpu.json"
 START, END = "<!-- results:start -->", "<!-- results:end -->"
 
-STAGES = ("base", "sft", "grpo")  # those that are evaluated
+# What is evaluated, and the stage whose manifest tells: the base model gets its
+# adapter and its template before it is asked, and neither changes what it says.
+STAGES = {"base": "template", "sft": "sft", "grpo": "grpo"}
 MEASURES = ("n", "accuracy", "ci_low", "ci_high", "format_rate")
 MEASURES += ("mean_completion_tokens", "truncated_rate")
 HEADINGS = ("stage", "seed", "n", "accuracy", "95 % interval", "format")
@@ -27,8 +29,8 @@ def rows(home: Path) -> list[dict]:
     stage). Rates are from 0 to 1; what a manifest does not tell is None.
     """
     found = []
-    for stage in STAGES:
-        path = Path(home) / "stages" / stage / "manifest.json"
+    for stage, folder in STAGES.items():
+        path = Path(home) / "stages" / folder / "manifest.json"
         if not path.is_file():
             continue
         manifest = json.loads(path.read_text())

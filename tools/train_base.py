@@ -14,7 +14,12 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoTokenizer,
+    GenerationConfig,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "notebooks"))
@@ -160,6 +165,11 @@ def main():
         "training_minutes": round((time.time() - started) / 60, 1),
         **report(model.float(), tokenizer, device),
     }
+    # Qwen's own files stop generation at either of the two, and so does this one.
+    ends = [tokenizer.eos_token_id, tokenizer.pad_token_id]
+    model.generation_config = GenerationConfig(
+        eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
+    )
     model.to(torch.bfloat16).save_pretrained(options.out)
     if options.out != OUT:
         tokenizer.save_pretrained(options.out)

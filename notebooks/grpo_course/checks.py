@@ -24,6 +24,9 @@ CHOICES = {
     "scale_rewards": ("group", "batch", "none"),
     "track": ("local", "cloud", "offline", "disabled"),
 }
+EXPORTS = ("lora", "merged_16bit", "merged_4bit")
+EXPORTS += ("gguf_f16", "gguf_q8_0", "gguf_q4_k_m")
+
 MAY_BE_ZERO = {"min_gpu_gib", "seed", "sft_examples", "sft_warmup_steps"}
 MAY_BE_ZERO |= {"weight_decay", "beta", "grpo_warmup_ratio", "min_p"}
 AT_MOST_ONE = {"gpu_memory_utilization", "grpo_warmup_ratio", "min_p", "epsilon"}
@@ -31,6 +34,7 @@ AT_MOST_ONE |= {"weight_decay", "sft_learning_rate", "grpo_learning_rate"}
 
 EMBEDDED = ("embedded:sft", "embedded:grpo", "embedded:test")
 HUB_MODEL = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+HUB_REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 HUB_DATA = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+){1,2}", re.ASCII)
 
 BOOLS = {"true": True, "1": True, "false": False, "0": False}
@@ -102,6 +106,9 @@ def _problem_alone(field: Field, value) -> str | None:
         if value in EMBEDDED or HUB_DATA.fullmatch(value):
             return None
         return f"must be one of {EMBEDDED}, owner/name:split, or a local path"
+    if name == "hub_repo":
+        works = not value or HUB_REPO.fullmatch(value)
+        return None if works else "is neither owner/name nor empty"
     if field.type in (int, float, float | None) and value is not None:
         if not (value > 0 or value == 0 and name in MAY_BE_ZERO):
             return f"must be {'0 or more' if name in MAY_BE_ZERO else 'above 0'}"
@@ -122,6 +129,10 @@ def _problems_together(p, hardware: Hardware) -> Iterator[tuple]:
     yield "max_completion_length", room, problem
     above = p.epsilon_high is None or p.epsilon_high >= p.epsilon
     yield "epsilon_high", above, f"must not be below epsilon={p.epsilon}"
+    known = set(p.export_formats) <= set(EXPORTS)
+    yield "exports", known, f"must name some of {', '.join(EXPORTS)}, with commas"
+    packed = p.load_in_4bit or "merged_4bit" not in p.export_formats
+    yield "exports", packed, "has merged_4bit, which needs load_in_4bit=True and a GPU"
 
     if not p.on_gpu:
         for name in ("fast_inference", "load_in_4bit", "use_gradient_checkpointing"):

@@ -6,8 +6,10 @@ solution tags), so that the stages can be compared problem by problem.
 """
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 
+from .arithmetic import solution_style
 from .rewards import answers_equal, extract_solution
 
 
@@ -63,7 +65,9 @@ def wilson_interval(right: int, n: int, z: float = 1.959964) -> tuple[float, flo
     centre = share + z * z / (2 * n)
     spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    low = (centre - spread) / scale if right else 0.0  # exactly, without rounding
+    high = (centre + spread) / scale if right < n else 1.0
+    return low, high
 
 
 def paired_p_value(before: list[bool], after: list[bool]) -> float:
@@ -117,6 +121,8 @@ def generate(
     # Prompts of similar length share a batch: less padding.
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     done: dict[int, Completion] = {}
+    ends = model.generation_config.eos_token_id
+    ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
     was_training, side = model.training, tokenizer.padding_side
     model.eval()
     tokenizer.padding_side = "left"
@@ -135,19 +141,19 @@ def generate(
                 )
             new = output[:, inputs.input_ids.shape[1] :].tolist()
             for i, ids in zip(batch, new, strict=True):
-                done[i] = _completion(tokenizer, ids)
+                done[i] = _completion(tokenizer, ids, ends)
     finally:
         tokenizer.padding_side = side
         model.train(was_training)
     return [done[i] for i in range(len(prompts))]
 
 
-def _completion(tokenizer, ids: list[int]) -> Completion:
-    closed = tokenizer.eos_token_id in ids
-    if closed:  # what follows is padding
-        ids = ids[: ids.index(tokenizer.eos_token_id) + 1]
+def _completion(tokenizer, ids: list[int], ends: set[int]) -> Completion:
+    last = next((i for i, token in enumerate(ids) if token in ends), None)
+    if last is not None:  # what follows is padding
+        ids = ids[: last + 1]
     text = tokenizer.decode(ids, skip_special_tokens=True)
-    return Completion(text, len(ids), not closed)
+    return Completion(text, len(ids), truncated=last is None)
 
 
 def _generate_vllm(model, prompts, max_new_tokens, temperature, min_p, seed, adapter):
@@ -157,7 +163,9 @@ def _generate_vllm(model, prompts, max_new_tokens, temperature, min_p, seed, ada
         max_tokens=max_new_tokens, temperature=temperature, min_p=min_p, seed=seed
     )
     request = model.load_lora(adapter) if adapter else None
-    outputs = model.fast_generate(prompts, sampling, lora_request=request)
+    outputs = model.fast_generate(
+        prompts, sampling, lora_request=request, use_tqdm=False
+    )
     return [
         Completion(o.text, len(o.token_ids), o.finish_reason == "length")
         for o in (output.outputs[0] for output in outputs)
@@ -209,3 +217,31 @@ def mark(completions: list[Completion], answers: list[str]) -> Evaluation:
         ],
         formatted=[solution is not None for solution in solutions],
     )
+
+
+def report(
+    model, tokenizer, problems, profile, *, adapter: str | None = None, samples: int = 6
+) -> dict:
+    """What a stage's manifest keeps of its evaluation, greedy and sampled.
+
+    Keys: `evaluation` (the two summaries), and of the greedy one `correct` (0 or 1 a
+    problem), `styles` (how many completions in each style) and some `samples`.
+    """
+    kinds = {"greedy": False, "sampled": True}
+    results = {
+        kind: evaluate(
+            model, tokenizer, problems, profile, sampled=sampled, adapter=adapter
+        )
+        for kind, sampled in kinds.items()
+    }
+    greedy = results["greedy"]
+    texts = [completion.text for completion in greedy.completions]
+    return {
+        "evaluation": {kind: result.summary() for kind, result in results.items()},
+        "correct": [int(right) for right in greedy.correct],
+        "styles": dict(Counter(solution_style(text) for text in texts)),
+        "samples": [
+            {"problem": p["prompt"][-1]["content"], "answer": p["answer"], "text": text}
+            for p, text in zip(problems[:samples], texts, strict=False)
+        ],
+    }

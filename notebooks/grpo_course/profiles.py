@@ -79,9 +79,13 @@ class Profile:
     epsilon: float = 0.2  # clip range of the ratio
     epsilon_high: float | None = None  # None: the same as epsilon
     mask_truncated: bool = False  # leave cut-off completions out of the loss
-    save_steps: int = 25  # steps between checkpoints
 
-    # Evaluation (notebooks 01, 03 and 05) and tracking
+    # Export (notebook 06)
+    exports: str = "lora,merged_16bit"  # formats of checks.EXPORTS, with commas
+    hub_repo: str = ""  # owner/name to upload them to, private; empty: no upload
+
+    # Evaluation (notebooks 01, 03, 05 and 06), checkpoints and tracking
+    save_steps: int = 25  # steps between checkpoints
     eval_data: str = "openai/gsm8k:main:test"
     eval_problems: int = 300
     eval_batch_size: int = 64
@@ -101,6 +105,11 @@ class Profile:
     def grpo_generation_batch(self) -> int:
         """Completions per optimizer step (prompts x num_generations)."""
         return self.grpo_batch_size * self.grpo_grad_accum
+
+    @property
+    def export_formats(self) -> tuple[str, ...]:
+        """`exports` as a tuple, each format once."""
+        return tuple(dict.fromkeys(name.strip() for name in self.exports.split(",")))
 
     def settings_for(self, stage: str) -> dict:
         """The fields that decide what a stage contains, by field name.
@@ -141,11 +150,11 @@ PROFILES = {
             optim="adamw_torch",
             sft_data="embedded:sft",
             sft_examples=240,
-            sft_epochs=4,
+            sft_epochs=3,
             sft_batch_size=8,
-            sft_learning_rate=5e-3,
+            sft_learning_rate=2e-3,
             grpo_data="embedded:grpo",
-            grpo_steps=60,
+            grpo_steps=50,
             grpo_batch_size=32,
             grpo_grad_accum=1,
             grpo_learning_rate=1e-3,
@@ -208,7 +217,7 @@ OTHER_VARIABLES = {"COURSE_PROFILE", "COURSE_HOME"}
 # A stage depends on the fields from the first one to this, but for those in NO_EFFECT,
 # which cost memory or time and leave the result what it is.
 LAST_FIELD = {"base": "seed", "template": "seed", "sft": "sft_warmup_steps"}
-LAST_FIELD |= {"grpo": "mask_truncated", "export": "mask_truncated"}
+LAST_FIELD |= {"grpo": "mask_truncated", "export": "exports"}
 NO_EFFECT = FIXED | {"fast_inference", "gpu_memory_utilization"}
 NO_EFFECT |= {"use_gradient_checkpointing"}
 
