@@ -33,10 +33,11 @@ export: env  ## write grpo_course/*.py from the notebooks that teach them
 notebooks: env export  ## run all (or ONLY="04 05") and keep the outputs in the notebooks
 	@$(RUN) tools/rewrite_notebooks.py $(ONLY)
 
-seeds: env  ## three seeds and two controls, written to results/ (about half an hour)
+seeds: env  ## three seeds and two controls, written to results/ (about an hour)
 	@$(RUN) tools/run_seeds.py
 
-results: env  ## write the README's results table from results/cpu.json
+results: env  ## draw the README's picture and write its tables, from results/
+	@$(RUN) tools/draw_results.py
 	@$(RUN) tools/results.py README.md
 
 lock: ## resolve requirements-cpu.in into requirements-cpu.txt (needs uv: pip install uv)

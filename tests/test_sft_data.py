@@ -58,12 +58,12 @@ def test_think_tags_go_and_the_words_stay(text):
     assert sft_data.strip_think(text) == "6*7=42."
 
 
-@pytest.mark.parametrize("answer", ["42", "-5", "1,234", "$72", "1/2", "50%", "\u22125"])
+@pytest.mark.parametrize("answer", "42 -5 1,234 $72 1/2 50% \u22125".split())
 def test_numbers_are_numeric_answers(answer):
     assert sft_data.is_numeric_answer(answer)
 
 
-@pytest.mark.parametrize("answer", ["", "nan", "inf", "42 in all", "x", "1/0", "1e9999"])
+@pytest.mark.parametrize("answer", ["", "nan", "inf", "42 in all", "1/0", "1e9999"])
 def test_other_texts_are_no_numeric_answers(answer):
     assert not sft_data.is_numeric_answer(answer)
 

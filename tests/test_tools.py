@@ -335,11 +335,11 @@ def test_the_tables_show_every_row(tmp_path):
 
 def test_the_readme_keeps_everything_but_the_table():
     text = f"a\n{results.START}\nold\n{results.END}\nb\n"
-    once = results.fill(text, [{"stage": "sft", **GREEDY}])
+    once = results.fill(text, [{"stage": "sft", **GREEDY}], [])
     assert "old" not in once and once.startswith("a\n") and once.endswith("\nb\n")
-    assert results.fill(once, []) == results.fill(text, [])
+    assert results.fill(once, [], []) == results.fill(text, [], [])
     with pytest.raises(ValueError):
-        results.fill("no markers", [])
+        results.fill("no markers", [], [])
 
 
 # --- Set-up ---------------------------------------------------------------------------

@@ -6,7 +6,6 @@ exported modules, the spelling and the README's results table are as they should
 """
 
 import html
-import json
 import re
 import statistics
 import subprocess
@@ -172,8 +171,8 @@ def spelling_problems(paths: list[Path]) -> list[str]:
 
 def results_problems(readme: Path) -> list[str]:
     """Whether the README's table is that of results/cpu.json."""
-    table = json.loads(results.RESULTS.read_text()) if results.RESULTS.exists() else []
-    if results.fill(readme.read_text(), table) != readme.read_text():
+    tables = results.read(results.RESULTS), results.read(results.GAINS)
+    if results.fill(readme.read_text(), *tables) != readme.read_text():
         return ["has an old results table: run `make results`"]
     return []
 

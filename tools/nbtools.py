@@ -100,6 +100,7 @@ class _Client(NotebookClient):
             kernel_name=KERNELSPEC["name"],
             kernel_manager_class=_Kernel,
             shutdown_kernel="immediate",
+            coalesce_streams=True,  # a line that rewrites itself is kept once
             resources={"metadata": {"path": str(folder)}},
             on_cell_execute=self._show_cell,
         )

@@ -10,6 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "cpu.json"
+GAINS = ROOT / "results" / "cpu-gains.json"
+CURVES = ROOT / "results" / "cpu-curves.json"
 START, END = "<!-- results:start -->", "<!-- results:end -->"
 
 # What is evaluated, and the stage whose manifest tells: the base model gets its
@@ -82,20 +84,49 @@ def _cells(row: dict) -> tuple[str, ...]:
     )
 
 
-def fill(text: str, table: list[dict]) -> str:
-    """`text` with what stands between the two markers replaced by the table."""
+def gains_as_markdown(table: list[dict]) -> str:
+    """What GRPO changed with each reward, for the README."""
+    lines = [
+        "| reward | seed | n | before | after | gain | p |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in table:
+        gain = 100 * (row["after"] - row["before"])
+        lines.append(
+            f"| {row['reward']} | {row['seed']} | {row['n']} | {row['before']:.1%} "
+            f"| {row['after']:.1%} | {gain:+.1f} points | {row['p_value']:.2g} |"
+        )
+    return "\n".join(lines) if table else "*Not measured yet.*"
+
+
+def save(path: Path, table: list[dict]) -> None:
+    """Write a table as JSON, whole or not at all."""
+    partial = path.with_suffix(".partial")
+    lines = ",\n".join(json.dumps(row) for row in table)
+    partial.write_text(f"[\n{lines}\n]\n")
+    partial.replace(path)
+
+
+def fill(text: str, table: list[dict], gains: list[dict]) -> str:
+    """`text` with what stands between the two markers replaced by the tables."""
     before, start, rest = text.partition(START)
     _, end, after = rest.partition(END)
     if not (start and end):
         raise ValueError(f"the markers {START} and {END} are not both there")
-    return f"{before}{START}\n{as_markdown(table)}\n{END}{after}"
+    tables = f"{as_markdown(table)}\n\n{gains_as_markdown(gains)}"
+    return f"{before}{START}\n{tables}\n{END}{after}"
+
+
+def read(path: Path) -> list[dict]:
+    """A table of results; empty if it has not been made yet."""
+    return json.loads(path.read_text()) if path.exists() else []
 
 
 def main() -> None:
-    table = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    table, gains = read(RESULTS), read(GAINS)
     for name in sys.argv[1:]:
         path = Path(name)
-        path.write_text(fill(path.read_text(), table))
+        path.write_text(fill(path.read_text(), table, gains))
 
 
 if __name__ == "__main__":

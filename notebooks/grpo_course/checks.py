@@ -22,6 +22,7 @@ CHOICES = {
     # TRL 1.15.0: GRPOConfig.loss_type and GRPOConfig.scale_rewards
     "loss_type": ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"),
     "scale_rewards": ("group", "batch", "none"),
+    "reward": ("course", "format", "random"),
     "track": ("local", "cloud", "offline", "disabled"),
 }
 EXPORTS = ("lora", "merged_16bit", "merged_4bit")

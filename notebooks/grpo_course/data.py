@@ -38,7 +38,8 @@ def load_rows(source: str, layout: str, seed: int = 3407):
     from datasets import Dataset, load_dataset
 
     if source.startswith("embedded:"):
-        return Dataset.from_list(_embedded(source.removeprefix("embedded:"), seed))
+        rows = _embedded(source.removeprefix("embedded:"), seed)
+        return _with_layout(Dataset.from_list(rows), layout, source)
     try:
         if path := local_path(source):
             rows = load_dataset("json", data_files=str(path), split="train")

@@ -219,6 +219,13 @@ def mark(completions: list[Completion], answers: list[str]) -> Evaluation:
     )
 
 
+def conditions(profile) -> dict:
+    """The settings that an evaluation depends on: equal ones can be compared."""
+    names = ["eval_data", "eval_problems", "max_completion_length"]
+    names += ["temperature", "min_p"]
+    return {name: getattr(profile, name) for name in names}
+
+
 def report(
     model, tokenizer, problems, profile, *, adapter: str | None = None, samples: int = 6
 ) -> dict:

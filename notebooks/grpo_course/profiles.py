@@ -64,6 +64,7 @@ class Profile:
 
     # GRPO (notebook 05)
     grpo_data: str = "open-r1/DAPO-Math-17k-Processed:en:train"
+    reward: str = "course"  # or a control: format, random
     grpo_steps: int = 100  # optimizer steps
     num_generations: int = 8  # completions per prompt: the size of a group
     grpo_batch_size: int = 4  # completions per micro-batch

@@ -25,6 +25,7 @@ def quiet() -> Iterator[None]:
         logging.getLogger(name).setLevel(logging.ERROR)
     for category in (DeprecationWarning, FutureWarning):
         warnings.simplefilter("ignore", category)
+    warnings.filterwarnings("ignore", message="IProgress not found")  # of tqdm's bars
     held = io.StringIO()
     try:
         with redirect_stdout(held):
