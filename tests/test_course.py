@@ -92,7 +92,8 @@ def test_grpo_raises_held_out_accuracy(home):
 
 def test_grpo_changed_the_adapter(home):
     folders = [home / "stages" / stage for stage in ("template", "sft", "grpo")]
-    assert [stages.adapter_is_zero(folder) for folder in folders] == [True, False, False]
+    zero = [stages.adapter_is_zero(folder) for folder in folders]
+    assert zero == [True, False, False]
     weights = [contents(folder)["adapter_model.safetensors"] for folder in folders]
     assert len(set(weights)) == 3
 
@@ -122,9 +123,8 @@ def test_a_notebook_before_its_parent_names_the_one_to_run(tmp_path):
     code += "    nbtools.execute(path, home / 'executed' / path.name, environment)\n"
     result = subprocess.run(
         [sys.executable, "-c", code, tmp_path],
-        env=os.environ | SHORT | {"COURSE_HOME": str(tmp_path)} | {
-            "PYTHONPATH": os.pathsep.join([str(ROOT / "tools"), str(ROOT / "notebooks")])
-        },
+        env=os.environ | SHORT | {"COURSE_HOME": str(tmp_path)},
+        cwd=ROOT / "tools",
         capture_output=True,
         text=True,
     )

@@ -105,6 +105,7 @@ def _other_value(field):
         "eval_data": "./notebooks",
         "loss_type": "dr_grpo",
         "scale_rewards": "none",
+        "reward": "random",
         "track": "disabled",
         "exports": "lora,merged_16bit,gguf_q8_0",
         "hub_repo": "owner/name",

@@ -45,7 +45,8 @@ def draw_controls(ax, gains: pd.DataFrame) -> None:
     rewards = list(dict.fromkeys(gains["reward"]))
     points = 100 * (gains["after"] - gains["before"])
     ax.axhline(0, color="black", linewidth=0.8)
-    ax.scatter([rewards.index(name) for name in gains["reward"]], points, color="#54a24b")
+    places = [rewards.index(name) for name in gains["reward"]]
+    ax.scatter(places, points, color="#54a24b")
     ax.set(xticks=range(len(rewards)), xticklabels=rewards, ylabel="points")
     ax.set(xlim=(-0.5, len(rewards) - 0.5))
     ax.set_title("what GRPO changed, by reward")

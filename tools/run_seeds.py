@@ -1,8 +1,8 @@
 """Three seeds and two controls, each a whole run of its own: `make seeds`.
 
     run_seeds.py            all of it, one after the other
-    run_seeds.py 3407 2     these seeds and their controls (two such runs at a time, with
-                            OMP_NUM_THREADS=1, finish sooner on two cores)
+    run_seeds.py 3407 2     these seeds and their controls (two such runs at a time,
+                            each with OMP_NUM_THREADS=1, are faster on two cores)
 
 Runs notebooks 01, 02, 03 and 05 once for each seed, and then, from each seed's warm-up,
 GRPO again with a reward that knows nothing of the answer. What has been done is kept
@@ -75,7 +75,8 @@ def finished_runs(root: Path):
             home = root / (str(seed) if reward == "course" else f"{seed}-{reward}")
             paths = [home / "stages" / s / "manifest.json" for s in ("sft", "grpo")]
             if all(path.is_file() for path in paths):
-                yield seed, reward, *(json.loads(p.read_text())["metrics"] for p in paths)
+                sft, grpo = (json.loads(p.read_text())["metrics"] for p in paths)
+                yield seed, reward, sft, grpo
 
 
 def gains(root: Path) -> list[dict]:

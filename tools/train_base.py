@@ -118,7 +118,7 @@ def answer(model, tokenizer, problems, sample: bool, device: str) -> list[str]:
 
 
 def report(model, tokenizer, device: str) -> dict:
-    """Accuracy on 1,000 test problems in the plain form, greedy and by sampled style."""
+    """Accuracy on 1,000 test problems in the plain form; by style where sampled."""
     model.eval()
     torch.manual_seed(SEED)
     problems = arithmetic.make_problems(1000, "test", seed=1)

@@ -1,7 +1,7 @@
 """Train the tiny model's tokenizer: `python tools/train_tokenizer.py`.
 
 Byte-level BPE with Qwen's splitting rule (every digit a token of its own) and Qwen's
-special tokens, 640 entries in all. Writes tokenizer files to models/tiny-qwen3.
+special tokens. Writes tokenizer files to models/tiny-qwen3.
 """
 
 import itertools
@@ -11,8 +11,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "notebooks"))
 
-import tiny_corpus  # noqa: E402
-from grpo_course import template  # noqa: E402
 from tokenizers import (  # noqa: E402
     AddedToken,
     Regex,
@@ -25,8 +23,11 @@ from tokenizers import (  # noqa: E402
 )
 from transformers import Qwen2TokenizerFast  # noqa: E402
 
+import tiny_corpus  # noqa: E402
+from grpo_course import template  # noqa: E402
+
 OUT = ROOT / "models" / "tiny-qwen3"
-VOCABULARY = 640
+VOCABULARY = 640  # at most; the merges run out before
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 # The splitting rule of Qwen2 and Qwen3: words with their leading space, single digits.
 SPLIT = (

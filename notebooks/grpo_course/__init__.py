@@ -2,7 +2,7 @@
 
 import os
 
-# A thread that has to wait may spin only briefly before it sleeps: on a machine that does
-# something else as well, long spinning makes every training step two to four times as
-# slow. Read by the OpenMP runtime when torch loads.
+# A thread that has to wait may spin only briefly before it sleeps: on a machine that
+# does something else as well, long spinning makes every training step two to four times
+# as slow. Read by the OpenMP runtime when torch loads.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")

@@ -23,7 +23,8 @@ STYLES = ("none", "expression", "steps", "detail")
 SPLITS = ("pretrain", "sft", "grpo", "test")
 LARGEST = 199
 
-NAMES = "Ana Ben Carla Dan Eva Finn Gita Hugo Iris Jon Kira Leo Mia Noah Olga Paul".split()
+NAMES = "Ana Ben Carla Dan Eva Finn Gita Hugo Iris Jon Kira Leo Mia Noah Olga Paul"
+NAMES = NAMES.split()
 ITEMS = "apples pens books coins cards eggs stamps shells marbles stickers".split()
 BOXES = "boxes bags packs jars".split()
 

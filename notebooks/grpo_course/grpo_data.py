@@ -25,8 +25,8 @@ def as_prompt(question: str) -> list[dict]:
 
 def as_problem(row: dict) -> dict:
     """`prompt` (messages) and `answer` (text, "" if there is none) of a row."""
-    question = str(row["prompt"] or "").strip()
-    return {"prompt": as_prompt(question), "answer": extract_hash_answer(row["solution"])}
+    prompt = as_prompt(str(row["prompt"] or "").strip())
+    return {"prompt": prompt, "answer": extract_hash_answer(row["solution"])}
 
 # %% ../05_grpo_training.ipynb #cell-19
 def held_out_problems(profile) -> list[dict]:

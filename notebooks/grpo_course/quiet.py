@@ -1,7 +1,7 @@
 """Keep what libraries say while they start out of the lessons; errors still show.
 
-    with quiet():
-        import unsloth  # first: it patches the libraries below
+with quiet():
+    import unsloth  # first: it patches the libraries below
 """
 
 import io
