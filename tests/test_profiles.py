@@ -102,7 +102,7 @@ def _other_value(field):
         "model_name": "Qwen/Qwen3-0.6B",
         "sft_data": "owner/name:train",
         "grpo_data": "owner/name:config:train",
-        "eval_data": "./notebooks",
+        "eval_data": "./README.md",
         "loss_type": "dr_grpo",
         "scale_rewards": "none",
         "reward": "random",

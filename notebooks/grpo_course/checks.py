@@ -100,7 +100,7 @@ def _problem_alone(field: Field, value) -> str | None:
     if name == "model_name" or name.endswith("_data"):
         path = local_path(value)
         if path is not None:
-            there = os.path.isdir if name == "model_name" else os.path.exists
+            there = os.path.isdir if name == "model_name" else os.path.isfile
             return None if there(path) else f"does not exist ({path})"
         if name == "model_name":
             return None if HUB_MODEL.fullmatch(value) else "is no hub id or local path"

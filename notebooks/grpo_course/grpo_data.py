@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['extract_hash_answer', 'as_prompt', 'as_problem', 'held_out_problems', 'usable_problems']
 
-# %% ../05_grpo_training.ipynb #cell-13
+# %% ../05_grpo_training.ipynb #cell-14
 from .rewards import parse_number
 from .template import SYSTEM_PROMPT
 
 
 def extract_hash_answer(solution) -> str:
     """The final answer: what follows the last "####" (as in GSM8K), else all of it."""
-    return str(solution or "").rpartition("####")[2].strip()
+    text = "" if solution is None else str(solution)
+    return text.rpartition("####")[2].strip()
 
-# %% ../05_grpo_training.ipynb #cell-17
+# %% ../05_grpo_training.ipynb #cell-18
 def as_prompt(question: str) -> list[dict]:
     """A question as the messages that the chat template renders for generation."""
     return [
@@ -28,7 +29,7 @@ def as_problem(row: dict) -> dict:
     prompt = as_prompt(str(row["prompt"] or "").strip())
     return {"prompt": prompt, "answer": extract_hash_answer(row["solution"])}
 
-# %% ../05_grpo_training.ipynb #cell-19
+# %% ../05_grpo_training.ipynb #cell-20
 def held_out_problems(profile) -> list[dict]:
     """The first `eval_problems` rows of the evaluation data: prompt and answer."""
     from grpo_course.data import load_rows
@@ -37,7 +38,7 @@ def held_out_problems(profile) -> list[dict]:
     count = min(profile.eval_problems, len(rows))
     return [as_problem(row) for row in rows.select(range(count))]
 
-# %% ../05_grpo_training.ipynb #cell-21
+# %% ../05_grpo_training.ipynb #cell-22
 def usable_problems(rows, held_out: list[dict]) -> tuple[list[dict], dict]:
     """The problems that GRPO can use, in order, and how many each filter dropped."""
     seen = {_question(problem) for problem in held_out}

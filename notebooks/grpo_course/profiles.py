@@ -13,7 +13,7 @@ ones start at the repository's root. Data is written in one of three ways:
 
     embedded:sft                      generated here by grpo_course.arithmetic
     owner/name:split                  a hub data set (or owner/name:config:split)
-    ./my.jsonl                        a local file or folder
+    ./my.jsonl                        a local file, one JSON object a line
 """
 
 import difflib

@@ -6,6 +6,7 @@ with quiet():
 
 import io
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -27,6 +28,7 @@ def quiet() -> Iterator[None]:
         warnings.simplefilter("ignore", category)
     warnings.filterwarnings("ignore", message="IProgress not found")  # of tqdm's bars
     held = io.StringIO()
+    held.fileno = sys.stdout.fileno  # vLLM asks for it while it starts
     try:
         with redirect_stdout(held):
             yield
