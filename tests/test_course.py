@@ -129,5 +129,5 @@ def test_a_notebook_before_its_parent_names_the_one_to_run(tmp_path):
         text=True,
     )
     assert result.returncode == 1
-    assert "03_sft_warmup.ipynb" in result.stderr
+    assert "01_model_loading.ipynb" in result.stderr
     assert not (tmp_path / "stages").exists()

@@ -37,7 +37,7 @@ def draw_styles(ax, curves: pd.DataFrame) -> None:
     )
     ax.set(xlabel="step of GRPO", xlim=(1, shares.index.max()), ylim=(0, 1))
     ax.set_title("how the working is written")
-    ax.legend(loc="lower left", fontsize=8)
+    ax.legend(loc="center right", fontsize=8)
 
 
 def draw_controls(ax, gains: pd.DataFrame) -> None:
