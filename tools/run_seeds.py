@@ -38,17 +38,21 @@ KEPT = {
 
 def main() -> None:
     root = stages.home() / "seeds"
-    homes = {seed: root / str(seed) for seed in SEEDS}
     wanted = [seed for seed in SEEDS if str(seed) in sys.argv[1:]] or SEEDS
     for seed in wanted:
-        run(homes[seed], ("01", "02", "03", "05"), COURSE_SEED=str(seed))
-        write(homes, root)
+        run(home_of(root, seed), ("01", "02", "03", "05"), COURSE_SEED=str(seed))
+        write(root)
     for seed in wanted:
         for reward in CONTROLS:
-            control = root / f"{seed}-{reward}"
-            branch(homes[seed], control)
+            control = home_of(root, seed, reward)
+            branch(home_of(root, seed), control)
             run(control, ("05",), COURSE_SEED=str(seed), COURSE_REWARD=reward)
-            write(homes, root)
+            write(root)
+
+
+def home_of(root: Path, seed: int, reward: str = "course") -> Path:
+    """The COURSE_HOME of one run."""
+    return root / (str(seed) if reward == "course" else f"{seed}-{reward}")
 
 
 def run(home: Path, numbers: tuple[str, ...], **settings: str) -> None:
@@ -72,7 +76,7 @@ def finished_runs(root: Path):
     """Yield seed, reward and the metrics of the stages sft and grpo of each run."""
     for reward in ("course", *CONTROLS):
         for seed in SEEDS:
-            home = root / (str(seed) if reward == "course" else f"{seed}-{reward}")
+            home = home_of(root, seed, reward)
             paths = [home / "stages" / s / "manifest.json" for s in ("sft", "grpo")]
             if all(path.is_file() for path in paths):
                 sft, grpo = (json.loads(p.read_text())["metrics"] for p in paths)
@@ -108,9 +112,9 @@ def curves(root: Path) -> list[dict]:
     return rows
 
 
-def write(homes: dict[int, Path], root: Path) -> None:
-    """Write both tables from what is done so far."""
-    table = [row for home in homes.values() for row in results.rows(home)]
+def write(root: Path) -> None:
+    """Write the three tables from what is done so far."""
+    table = [row for seed in SEEDS for row in results.rows(home_of(root, seed))]
     results.RESULTS.parent.mkdir(exist_ok=True)
     results.save(results.RESULTS, table)
     results.save(results.GAINS, gains(root))
