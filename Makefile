@@ -3,7 +3,8 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: help course lab test check format export notebooks seeds results lock clean env
+.PHONY: watch screenshots llama
+.PHONY: help course lab test check format export notebooks seeds experiments results lock badges audit clean env
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,19 +34,44 @@ export: env  ## write grpo_course/*.py from the notebooks that teach them
 notebooks: env export  ## run all (or ONLY="04 05") and keep the outputs in the notebooks
 	@$(RUN) tools/rewrite_notebooks.py $(ONLY)
 
-seeds: env  ## three seeds and two controls, written to results/ (about an hour)
-	@$(RUN) tools/run_seeds.py
+seeds: env  ## three seeds and the controls, measured for results/ (about an hour)
+	@$(RUN) tools/run_experiments.py course format random sft-more
+
+experiments: env  ## all that the README and 04 and 05 show (hours; JOBS=16: sooner)
+	@$(RUN) tools/run_experiments.py --jobs $(or $(JOBS),1)
 
 results: env  ## draw the README's picture and write its tables, from results/
 	@$(RUN) tools/draw_results.py
 	@$(RUN) tools/results.py README.md
 
-lock: ## resolve requirements-cpu.in into requirements-cpu.txt (needs uv: pip install uv)
-	@uv pip compile requirements-cpu.in -o requirements-cpu.txt --quiet \
-	  --universal --python-version 3.11 --generate-hashes --no-annotate \
-	  --no-emit-package torch --custom-compile-command "make lock"
-	@sed -i -E "s/ ;? ?(and )?platform_machine == 'x86_64' and sys_platform == 'linux'//" \
-	  requirements-cpu.txt
+LOCK := uv pip compile --quiet --universal --generate-hashes --no-annotate \
+  --custom-compile-command "make lock"
+ONE_PLATFORM := ;? ?(and )?platform_machine == 'x86_64' and sys_platform == 'linux'
+
+lock:  ## pin what requirements*.in ask for (needs uv); delete a .txt to renew its pins
+	@$(LOCK) requirements.in -o requirements.txt --python-version 3.12
+	@$(LOCK) requirements-cpu.in -o requirements-cpu.txt --python-version 3.11 \
+	  --override requirements-cpu.overrides --no-emit-package torch
+	@sed -i -E "s/ $(ONE_PLATFORM)//" requirements.txt requirements-cpu.txt
+
+badges: env  ## write badges and set-up cells for Colab and Kaggle, from pyproject.toml
+	@$(RUN) tools/write_setup_cells.py
+
+watch: env  ## open SwanLab's dashboard of your runs, on this machine only
+	@$(RUN) tools/watch.py
+
+llama: env  ## build llama.cpp once, for the GGUF formats of notebook 06
+	@$(RUN) tools/build_llama_cpp.py
+
+screenshots: env  ## pictures of the dashboard for the notebooks (needs chromium)
+	@$(RUN) tools/screenshots.py
+
+audit:  ## look all pins up in a list of known vulnerabilities (needs uv and internet)
+	@grep -ho '^torch==[^ ]*' requirements-cpu.in > .torch-pin
+	@uvx pip-audit --strict --disable-pip --no-deps -r .torch-pin; \
+	  code=$$?; rm .torch-pin; exit $$code
+	@for lock in requirements.txt requirements-cpu.txt; do echo $$lock; \
+	  uvx pip-audit --strict --disable-pip --require-hashes -r $$lock || exit 1; done
 
 clean:  ## remove the environment, but no stage that a notebook made
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis

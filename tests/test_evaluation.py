@@ -1,6 +1,7 @@
 """Intervals, the paired test, marking, and generation with the tiny model."""
 
 import itertools
+import math
 
 import pytest
 from hypothesis import given, settings
@@ -95,6 +96,39 @@ def test_p_value_of_many_problems_is_finite():
 def test_p_value_needs_the_same_problems():
     with pytest.raises(ValueError):
         paired_p_value([True, False], [True])
+
+
+# --- pass@k ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("samples, right", [(1, 0), (1, 1), (5, 0), (5, 2), (5, 5)])
+def test_pass_at_k_counts_the_draws_with_a_right_answer(samples, right):
+    answers = [True] * right + [False] * (samples - right)
+    for k in range(1, samples + 1):
+        draws = [any(draw) for draw in itertools.combinations(answers, k)]
+        found = evaluation.pass_at_k(samples, right, k)
+        assert found == pytest.approx(sum(draws) / len(draws))
+
+
+@FEW
+@given(n=st.integers(1, 40), p=st.fractions(0, 1, max_denominator=50), data=st.data())
+def test_pass_at_k_has_no_bias(n, p, data):
+    """Its mean over all outcomes of n samples is the true chance, 1 - (1 - p)^k."""
+    k = data.draw(st.integers(1, n))
+    chances = [math.comb(n, c) * p**c * (1 - p) ** (n - c) for c in range(n + 1)]
+    values = [evaluation.pass_at_k(n, c, k) for c in range(n + 1)]
+    mean = sum(float(w) * v for w, v in zip(chances, values, strict=True))
+    assert mean == pytest.approx(float(1 - (1 - p) ** k), abs=1e-9)
+
+
+def test_pass_at_k_of_many_samples():
+    assert evaluation.pass_at_k(10_000, 1, 5_000) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("samples, right, k", [(4, 1, 0), (4, 1, 5), (4, 5, 1)])
+def test_pass_at_k_of_impossible_counts_is_refused(samples, right, k):
+    with pytest.raises(ValueError):
+        evaluation.pass_at_k(samples, right, k)
 
 
 # --- Marking --------------------------------------------------------------------------

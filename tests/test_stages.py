@@ -2,8 +2,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -405,7 +405,8 @@ class Stop(BaseException):
 def test_a_failed_write_leaves_what_was_there(course, name, flaw):
     before = stages.open_stage(name, course)
     parent = stages.open_stage(ORDER[ORDER.index(name) - 1], course)
-    expected = {"error": OSError, "stop": Stop}.get(flaw, StageError)
+    thrown = {"error": OSError, "stop": Stop}.get(flaw)
+    expected = Stop if flaw == "stop" else StageError
     given = course.settings_for(name)
     with (
         pytest.raises(expected),
@@ -413,8 +414,8 @@ def test_a_failed_write_leaves_what_was_there(course, name, flaw):
     ):
         if flaw != "nothing":
             (draft.path / "adapter_model.safetensors").write_text("new")
-        if flaw in ("error", "stop"):
-            raise expected
+        if thrown:
+            raise thrown
         if flaw == "link":
             (draft.path / "link").symlink_to("/etc/hostname")
         values = {"nan": float("nan"), "object": object()}
@@ -433,7 +434,7 @@ def test_a_failed_rename_leaves_the_old_stage(course, fails):
             raise OSError("disk error")
         os.rename(source, target)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StageError):
         patch.setattr(os, "replace", replace_or_fail)
         make("sft", course, content="new", version=2)
     assert stages.open_stage("sft", course).metrics == {"accuracy": 0.5}
@@ -549,11 +550,9 @@ def checkpoint(root, step):
     path.mkdir(parents=True)
     save_file({"x": np.ones(3)}, path / "adapter_model.safetensors")
     (path / "adapter_config.json").write_text("{}")
-    names = ["optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"]
-    for name in names:
-        with zipfile.ZipFile(path / name, "w") as archive:
-            archive.writestr("data.pkl", "x" * 50)
+    (path / "optimizer.pt").write_bytes(bytes(range(100)))
     (path / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    stages.seal_checkpoint(path)
     return path
 
 
@@ -588,14 +587,41 @@ def test_no_checkpoints_at_all(tmp_path):
 
 
 @given(data=st.data())
-@settings(SLOW, max_examples=40)
-def test_an_incomplete_checkpoint_is_removed_for_the_one_before(tmp_path, data):
+@settings(SLOW, max_examples=60)
+def test_a_damaged_checkpoint_is_removed_for_the_one_before(tmp_path, data):
     shutil.rmtree(tmp_path / "run", ignore_errors=True)
     older, newer = (checkpoint(tmp_path / "run", step) for step in (20, 40))
     path = data.draw(st.sampled_from(sorted(newer.iterdir())), label="file")
-    data.draw(st.sampled_from([truncate, remove, into_folder]))(path, data)
+    damages = [flip, truncate, insert, remove, rename, add, into_folder]
+    data.draw(st.sampled_from(damages), label="damage")(path, data)
     assert stages.latest_checkpoint(tmp_path / "run") == older
     assert not newer.exists()
+
+
+def test_a_checkpoint_without_its_seal_or_of_another_step_is_removed(tmp_path):
+    older, newer = (checkpoint(tmp_path, step) for step in (20, 40))
+    (newer / stages.SEAL).unlink()
+    shutil.copytree(older, tmp_path / "checkpoint-60")
+    assert stages.latest_checkpoint(tmp_path) == older
+    assert not newer.exists() and not (tmp_path / "checkpoint-60").exists()
+
+
+def test_a_second_process_may_not_train_in_the_same_folder(tmp_path):
+    checkpoint(tmp_path, 20)
+    newest = stages.latest_checkpoint(tmp_path)
+    assert newest == stages.latest_checkpoint(tmp_path)  # the same process may
+    code = "import sys; from grpo_course import stages\n"
+    code += "print(stages.latest_checkpoint(sys.argv[1]))"
+
+    def ask():
+        environ = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        return subprocess.run(command, env=environ, capture_output=True, text=True)
+
+    refused = ask()
+    assert refused.returncode and "StageError: Another process" in refused.stderr
+    stages._claimed.pop(tmp_path.resolve()).release()  # as if this process had ended
+    assert ask().stdout.strip() == str(newest)
 
 
 # --- Adapters and digests

@@ -2,7 +2,8 @@
 
 Code and outputs belong together (executed in order, no error, source unchanged since);
 the notebook is small and clean; it keeps the course's style; links lead somewhere; the
-exported modules, the spelling and the README's results table are as they should be.
+exported modules, the set-up cells, the spelling and the README's results table are as
+they should be.
 """
 
 import html
@@ -20,6 +21,7 @@ import nbformat
 import export
 import nbtools
 import results
+import write_setup_cells
 
 MAX_BYTES = 300_000
 MAX_IMAGE_BYTES = 100_000
@@ -192,6 +194,7 @@ def main() -> None:
     readme = nbtools.ROOT / "README.md"
     found += [f"README.md {p}" for p in results_problems(readme)]
     found += export.differences(nbtools.FOLDER)
+    found += write_setup_cells.differences(nbtools.ROOT)
     found += spelling_problems([*paths, *texts, *code])
     if not paths:
         found.append("there are no notebooks")

@@ -1,4 +1,4 @@
-"""Draw images/what_it_learns.png from the tables in results/: `make results`."""
+"""Draw the pictures in images/ from the tables in results/: `make results`."""
 
 import matplotlib
 
@@ -9,10 +9,12 @@ import pandas as pd  # noqa: E402
 
 import results  # noqa: E402
 
-IMAGE = results.ROOT / "images" / "what_it_learns.png"
+IMAGES = results.ROOT / "images"
 STAGE_COLOURS = {"base": "#bab0ac", "sft": "#4c78a8", "grpo": "#54a24b"}
 STYLE_COLOURS = {"none": "#bab0ac", "expression": "#f58518"}
 STYLE_COLOURS |= {"steps": "#4c78a8", "detail": "#54a24b"}
+CONTROLS = {"course": "GRPO", "format": "reward for\nformat only"}
+CONTROLS |= {"random": "random\nreward", "sft-more": "more SFT\ninstead"}
 
 
 def draw_stages(ax, table: pd.DataFrame) -> None:
@@ -30,38 +32,99 @@ def draw_stages(ax, table: pd.DataFrame) -> None:
 
 def draw_styles(ax, curves: pd.DataFrame) -> None:
     """How the completions of GRPO are written, step by step: the mean over seeds."""
-    means = curves[curves["reward"] == "course"].groupby("step").mean(numeric_only=True)
-    shares = means[list(STYLE_COLOURS)].rolling(5, min_periods=1, center=True).mean()
+    course = curves[curves["experiment"] == "course"]
+    means = course.groupby("step").mean(numeric_only=True)
+    means = means[[f"style_{style}" for style in STYLE_COLOURS]]
+    shares = means.rolling(5, min_periods=1, center=True).mean()
     ax.stackplot(
-        shares.index, shares.T, labels=shares, colors=STYLE_COLOURS.values(), alpha=0.9
+        shares.index,
+        shares.T,
+        labels=STYLE_COLOURS,
+        colors=STYLE_COLOURS.values(),
+        alpha=0.9,
     )
     ax.set(xlabel="step of GRPO", xlim=(1, shares.index.max()), ylim=(0, 1))
     ax.set_title("how the working is written")
     ax.legend(loc="center right", fontsize=8)
 
 
-def draw_controls(ax, gains: pd.DataFrame) -> None:
-    """What each reward changed, a dot a seed, in points of accuracy."""
-    rewards = list(dict.fromkeys(gains["reward"]))
-    points = 100 * (gains["after"] - gains["before"])
+def draw_controls(ax, outcomes: pd.DataFrame) -> None:
+    """What fifty more steps changed: a dot a seed, in points of accuracy."""
     ax.axhline(0, color="black", linewidth=0.8)
-    places = [rewards.index(name) for name in gains["reward"]]
-    ax.scatter(places, points, color="#54a24b")
-    ax.set(xticks=range(len(rewards)), xticklabels=rewards, ylabel="points")
-    ax.set(xlim=(-0.5, len(rewards) - 0.5))
-    ax.set_title("what GRPO changed, by reward")
+    for place, name in enumerate(CONTROLS):
+        runs = outcomes[outcomes["experiment"] == name]
+        points = 100 * (runs["accuracy"] - runs["before"])
+        ax.scatter([place] * len(runs), points, color="#54a24b")
+    ax.set(xticks=range(len(CONTROLS)), xticklabels=CONTROLS.values())
+    ax.set(xlim=(-0.5, len(CONTROLS) - 0.5), ylabel="points of accuracy")
+    ax.set_title("what fifty more steps changed")
+
+
+SICK = ("course", "sick-cold", "sick-rate", "sick-limit")
+SIGNS = {"reward": "reward", "right": "right", "zero_std": "groups with-\nout variance"}
+SIGNS |= {"tokens": "tokens", "clipped": "cut off", "entropy": "entropy\n(nats)"}
+
+
+def draw_sick_runs(curves: pd.DataFrame):
+    """A column a run, a row a logged number, means over three steps: a figure."""
+    fig, axes = plt.subplots(
+        len(SIGNS), len(SICK), figsize=(11, 9), sharex=True, sharey="row"
+    )
+    for column, name in zip(axes.T, SICK, strict=True):
+        run = curves[(curves["experiment"] == name) & (curves["seed"] == 3407)]
+        run = run.set_index("step").rolling(3, min_periods=1, center=True)
+        for ax, sign in zip(column, SIGNS, strict=True):
+            ax.plot(run[sign].mean(), color="#4c78a8")
+        column[0].set_title(name)
+        column[-1].set_xlabel("step")
+    for ax, label in zip(axes[:, 0], SIGNS.values(), strict=True):
+        ax.set_ylabel(label)
+    for ax in (*axes[1], *axes[2], *axes[4]):
+        ax.set_ylim(-0.05, 1.05)
+    return fig
+
+
+ABLATIONS = {
+    "completions in a group": {"group-4": "4", "course": "8", "group-16": "16"},
+    "learning rate": {"rate-third": "/ 3", "course": "1e-3", "rate-triple": "x 3"},
+    "loss type": {"loss-grpo": "grpo", "course": "dapo", "loss-dr_grpo": "dr_grpo"},
+}
+
+
+def draw_ablations(outcomes: pd.DataFrame):
+    """Accuracy after GRPO, a dot a run, with its 95 % interval: a figure."""
+    fig, axes = plt.subplots(1, len(ABLATIONS), figsize=(11, 3.2), sharey=True)
+    for ax, (title, names) in zip(axes, ABLATIONS.items(), strict=True):
+        for place, name in enumerate(names):
+            runs = outcomes[outcomes["experiment"] == name]
+            for shift, row in enumerate(runs.itertuples()):
+                x = place + 0.15 * (shift - 1)
+                ax.vlines(x, row.ci_low, row.ci_high, color="black", linewidth=1)
+                ax.scatter(x, row.accuracy, color="#54a24b", zorder=2)
+        ax.set(xticks=range(len(names)), xticklabels=names.values(), title=title)
+        ax.set(xlim=(-0.5, len(names) - 0.5), ylim=(0, 1))
+    axes[0].set_ylabel("accuracy (held-out)")
+    return fig
+
+
+def save(fig, name: str) -> None:
+    fig.tight_layout()
+    IMAGES.mkdir(exist_ok=True)
+    fig.savefig(IMAGES / name, dpi=80, metadata={"Software": None})
 
 
 def main() -> None:
-    tables = (results.RESULTS, results.CURVES, results.GAINS)
-    table, curves, gains = (pd.DataFrame(results.read(path)) for path in tables)
+    table, outcomes = (
+        pd.DataFrame(results.read(path)) for path in (results.RESULTS, results.GAINS)
+    )
+    curves = pd.read_csv(results.CURVES)
     fig, axes = plt.subplots(1, 3, figsize=(13, 3.4))
     draw_stages(axes[0], table)
     draw_styles(axes[1], curves)
-    draw_controls(axes[2], gains)
-    fig.tight_layout()
-    IMAGE.parent.mkdir(exist_ok=True)
-    fig.savefig(IMAGE, dpi=80, metadata={"Software": None})
+    draw_controls(axes[2], outcomes)
+    save(fig, "what_it_learns.png")
+    save(draw_sick_runs(curves), "sick_runs.png")
+    save(draw_ablations(outcomes), "ablations.png")
 
 
 if __name__ == "__main__":

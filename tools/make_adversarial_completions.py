@@ -4,11 +4,16 @@ A line is {"kind", "answer", "parts"}; the completion is each part's text, repea
 often as its number says, one after the other. Fixed seed: the file is reproducible.
 
     python tools/make_adversarial_completions.py
+
+`attacks` makes any number more, at random, for tests that want tens of thousands. Those
+are not stored: they would be megabytes, and the same seed makes them again.
 """
 
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 TARGET = Path(__file__).parents[1] / "tests/data/adversarial_completions.jsonl"
 START, END = "<start_working_out>", "<end_working_out>"
@@ -83,6 +88,145 @@ def entries():
     for _ in range(400):
         text = "".join(rng.choices(words, k=rng.randint(0, 12)))
         yield "random", "42", [[text, 1]]
+
+
+# --- Attacks at random ----------------------------------------------------------------
+
+SCRIPTS = (  # first and last code point of ranges of many scripts, and of oddities
+    (0x21, 0x7E),
+    (0xA1, 0x24F),
+    (0x370, 0x3FF),
+    (0x400, 0x4FF),
+    (0x531, 0x58F),
+    (0x5D0, 0x5EA),
+    (0x600, 0x6FF),
+    (0x900, 0x97F),
+    (0xE01, 0xE5B),
+    (0x10A0, 0x10FF),
+    (0x1100, 0x11FF),
+    (0x1200, 0x137F),
+    (0x3041, 0x30FF),
+    (0x4E00, 0x9FFF),
+    (0xAC00, 0xD7A3),
+    (0xFF01, 0xFF5E),
+    (0x1D400, 0x1D7FF),
+    (0x1F300, 0x1F64F),
+    (0x0, 0x1F),  # control characters
+    (0x7F, 0x9F),
+    (0x200B, 0x200F),  # no width
+    (0x202A, 0x202E),  # writing direction
+    (0xD800, 0xDFFF),  # lone surrogates
+)
+PROMPT = (
+    f"Write your working between {START} and {END}.\nThen give only the final answer "
+    f"between {OPEN} and {CLOSE}."
+)
+
+
+ANSWERS = ["42"] * 5 + ["-7", "0", "1/2", "1234567", "x+1"]
+
+
+class Attack(NamedTuple):
+    """A completion: the frame with the payload in place of its only "{}"."""
+
+    frame: str
+    payload: str
+    answer: str
+
+    @property
+    def text(self) -> str:
+        return self.frame.replace("{}", self.payload)
+
+
+def attacks(count: int, seed: int = 3407) -> Iterator[Attack]:
+    """Attacks at random, the same for the same seed."""
+    rng = random.Random(seed)
+    for _ in range(count):
+        answer = rng.choice(ANSWERS)
+        payload = rng.choice(PAYLOAD_MAKERS)(rng, answer)
+        if any(sign in payload for sign in r"\^([{*"):
+            answer = "42"  # math-verify is slow: fewer pairs, and its cache helps
+        yield Attack(rng.choice(FRAME_MAKERS)(rng), payload, answer)
+
+
+def _listed(rng, answer):
+    return rng.choice(PAYLOADS[rng.choice(list(PAYLOADS))])
+
+
+def _number(rng, answer):
+    n = rng.choice([42, -42, rng.randint(-99, 99), rng.randint(-(10**9), 10**9)])
+    forms = ["{}", "{:,}", "{}.0", "${}", "{}%", "{}/3", "{}e2", " {}\n", "{:+}", "{}."]
+    return rng.choice(forms).format(n)
+
+
+def _near(rng, answer):
+    edit = rng.choice(["{}{}", "{}{}{}", "{} {}", "{}, {}", "{}={}", "({})({})"])
+    return edit.format(*[answer] * edit.count("{}"))
+
+
+def _script(rng, answer):
+    first, last = rng.choice(SCRIPTS)
+    return "".join(chr(rng.randint(first, last)) for _ in range(rng.randint(1, 12)))
+
+
+def _mixed(rng, answer):
+    return "".join(_script(rng, answer)[:2] for _ in range(rng.randint(1, 20)))
+
+
+def _markup(rng, answer):
+    return "".join(rng.choices([*TAGS, "42", " ", "<", "</", ">"], k=rng.randint(1, 9)))
+
+
+def _latex(rng, answer, depth=2):
+    if depth == 0:
+        return rng.choice(["42", "x", "1", r"\pi"])
+    forms = [r"\frac{%s}{2}", r"\sqrt{%s}", "(%s)", "%s+1", "2^{%s}", r"\text{%s}"]
+    return rng.choice(forms) % _latex(rng, answer, depth - 1)
+
+
+def _deep(rng, answer):
+    unit = rng.choice(["{", "(", "[", r"\sqrt{", r"\frac{1}{", "-", "1/", "9**", "2^"])
+    return unit * rng.choice([30, 400]) + rng.choice(["", "42"])
+
+
+def _long(rng, answer):
+    unit = rng.choice(list(HUGE.values()))
+    return unit * rng.choice([100, 1000, 5000])
+
+
+PAYLOAD_MAKERS = [_listed] * 4 + [_number] * 8 + [_near, _script, _mixed, _markup]
+PAYLOAD_MAKERS += [_latex, _deep, _long]
+
+
+def _known_frame(rng):
+    return rng.choice(list(FRAMES.values()))
+
+
+def _well_formed(rng):
+    working = _script(rng, "").replace("{}", "")
+    return f"{working} {END}{OPEN}{{}}{CLOSE}"
+
+
+def _shuffled(rng):
+    pieces = rng.choices([*TAGS, " ", "\n", "6*7=42."], k=rng.randint(0, 7))
+    pieces.insert(rng.randint(0, len(pieces)), "{}")
+    return "".join(pieces)
+
+
+def _damaged(rng):
+    frame = _known_frame(rng)
+    before, after = frame.split("{}")
+    at = rng.randint(0, len(before))
+    more = rng.choice(["", "<", "\u200b", before[at : at + 9], before.upper()])
+    return before[:at] + more + before[at + rng.randint(0, 2) :] + "{}" + after
+
+
+def _copied(rng):
+    times = rng.choice([1, 2, 30])
+    return f"{PROMPT * times}{rng.choice(['', END])}{OPEN}{{}}{CLOSE}"
+
+
+FRAME_MAKERS = [_known_frame, _known_frame, _well_formed, _shuffled, _damaged, _copied]
 
 
 def main():

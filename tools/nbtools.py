@@ -23,6 +23,7 @@ from status_line import StatusLine
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+SET_UP = "set-up"  # the tag of the cells for Colab and Kaggle, which are not run here
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
@@ -48,8 +49,11 @@ def write(notebook: nbformat.NotebookNode, path: Path) -> None:
 
 
 def code_cells(notebook: nbformat.NotebookNode) -> list:
-    """The code cells that have code in them: those that get an execution count."""
-    cells = notebook.cells
+    """The lesson's code cells: those that are executed here and get a count.
+
+    Cells without code are left out, and so is the set-up cell, which does nothing here.
+    """
+    cells = [c for c in notebook.cells if SET_UP not in c.metadata.get("tags", [])]
     return [c for c in cells if c.cell_type == "code" and c.source.strip()]
 
 
@@ -100,6 +104,7 @@ class _Client(NotebookClient):
             kernel_name=KERNELSPEC["name"],
             kernel_manager_class=_Kernel,
             shutdown_kernel="immediate",
+            skip_cells_with_tag=SET_UP,
             coalesce_streams=True,  # a line that rewrites itself is kept once
             resources={"metadata": {"path": str(folder)}},
             on_cell_execute=self._show_cell,

@@ -1,17 +1,22 @@
-"""The table of what the model can do after each stage, from the stages' manifests.
+"""The tables of what the model can do: after each stage, and after each experiment.
 
-`make course` prints it, `make seeds` collects it in results/cpu.json, and `make
-results` writes it from there into the README, so that no number is ever typed.
+`make course` prints the first, from the stages' manifests; `make seeds` and `make
+experiments` collect both in results/, and `make results` writes them from there into
+the README, so that no number is ever typed.
 """
 
+import csv
 import json
+import math
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "results" / "cpu.json"
-GAINS = ROOT / "results" / "cpu-gains.json"
-CURVES = ROOT / "results" / "cpu-curves.json"
+RESULTS = ROOT / "results" / "cpu.json"  # a row a stage of the course
+GAINS = ROOT / "results" / "experiments.json"  # a row a run of GRPO
+CURVES = ROOT / "results" / "curves.csv"  # a row a run and step
+PASS_AT_K = ROOT / "results" / "pass-at-k.json"
+SAMPLES = ROOT / "results" / "samples.json"
 START, END = "<!-- results:start -->", "<!-- results:end -->"
 
 # What is evaluated, and the stage whose manifest tells: the base model gets its
@@ -85,18 +90,45 @@ def _cells(row: dict) -> tuple[str, ...]:
 
 
 def gains_as_markdown(table: list[dict]) -> str:
-    """What GRPO changed with each reward, for the README."""
+    """What each experiment changed, for the README: a row an experiment."""
     lines = [
-        "| reward | seed | n | before | after | gain | p |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| run | what it is | seeds | before | after | gain, lowest to highest |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
-    for row in table:
-        gain = 100 * (row["after"] - row["before"])
+    for name in dict.fromkeys(row["experiment"] for row in table):
+        runs = [row for row in table if row["experiment"] == name]
+        before, after = ([row[k] for row in runs] for k in ("before", "accuracy"))
+        gains = sorted(
+            100 * (new - old) for old, new in zip(before, after, strict=True)
+        )
+        spread = f"{gains[0]:+.1f} to {gains[-1]:+.1f}" if gains[1:] else "one seed"
         lines.append(
-            f"| {row['reward']} | {row['seed']} | {row['n']} | {row['before']:.1%} "
-            f"| {row['after']:.1%} | {gain:+.1f} points | {row['p_value']:.2g} |"
+            f"| {name} | {runs[0]['about']} | {len(runs)} | {_mean(before):.1%} "
+            f"| {_mean(after):.1%} | {_mean(gains):+.1f} points ({spread}) |"
         )
     return "\n".join(lines) if table else "*Not measured yet.*"
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def short(value):
+    """A number with five significant digits, for a small file; else the value."""
+    if not isinstance(value, float) or not math.isfinite(value):
+        return value
+    return float(f"{value:.5g}")
+
+
+def save_csv(path: Path, table: list[dict]) -> None:
+    """Write a table as CSV, whole or not at all; what a row has not is left empty."""
+    names = list(dict.fromkeys(name for row in table for name in row))
+    partial = path.with_suffix(".partial")
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+    partial.replace(path)
 
 
 def save(path: Path, table: list[dict]) -> None:

@@ -17,6 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 
@@ -30,12 +31,17 @@ STAMP = VENV / "course-stamp"
 LOG = VENV / "install.log"
 
 OLDEST, NEWEST = (3, 11), (3, 14)  # what the lock has wheels for
+OLDEST_GLIBC = (2, 28)  # the same
 NEEDED_GB = 6  # the environment takes 3; pip's cache and unpacking the rest
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 CHECK = """
 import torch
 assert torch.version.cuda is None, f"torch {torch.__version__} is a CUDA build"
 import unsloth
+"""
+QUICK_CHECK = """
+import importlib.util
+assert importlib.util.find_spec("torch") and importlib.util.find_spec("unsloth")
 """
 
 
@@ -66,6 +72,11 @@ def check_python(version: tuple) -> None:
             "this is Python {}.{} and the course needs {}.{} to {}.{}: name another, "
             "as in `make course PYTHON=python3.12`.".format(*version, *OLDEST, *NEWEST)
         )
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        raise SetupError(
+            "this Python is a free-threaded build, for which many packages are not "
+            "made: name another, as in `make course PYTHON=python3.12`."
+        )
 
 
 def check_machine() -> None:
@@ -75,6 +86,13 @@ def check_machine() -> None:
         raise SetupError(
             f"the CPU course is pinned for Linux on x86_64 and this is {system} on "
             f"{machine}: use such a machine, or WSL on Windows."
+        )
+    library, release = platform.libc_ver()
+    numbers = tuple(int(number) for number in re.findall(r"\d+", release)[:2])
+    if library != "glibc" or numbers < OLDEST_GLIBC:
+        raise SetupError(
+            "the packages are made for glibc {}.{} or newer and this system has {} {}: "
+            "use a newer Linux.".format(*OLDEST_GLIBC, library or "no glibc", release)
         )
     try:
         import ensurepip  # noqa: F401
@@ -117,11 +135,16 @@ def wanted_stamp() -> str:
 
 
 def is_ready() -> bool:
-    """True if .venv is finished, of this lock, and its Python still starts."""
+    """True if .venv is finished, of this lock, and its Python still finds packages.
+
+    It does not after an upgrade of the system's Python: .venv then starts the new one,
+    which looks in another folder.
+    """
     try:
         if STAMP.read_text() != wanted_stamp():
             return False
-        return subprocess.call([venv_python(), "-c", ""]) == 0
+        command = [venv_python(), "-c", QUICK_CHECK]
+        return subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
     except OSError:
         return False
 

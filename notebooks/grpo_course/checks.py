@@ -22,7 +22,7 @@ CHOICES = {
     # TRL 1.15.0: GRPOConfig.loss_type and GRPOConfig.scale_rewards
     "loss_type": ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"),
     "scale_rewards": ("group", "batch", "none"),
-    "reward": ("course", "format", "random"),
+    "reward": ("course", "format", "random", "flawed", "fixed"),
     "track": ("local", "cloud", "offline", "disabled"),
 }
 EXPORTS = ("lora", "merged_16bit", "merged_4bit")
@@ -145,6 +145,8 @@ def _problems_together(p, hardware: Hardware) -> Iterator[tuple]:
         yield "name", hardware.gpu_gib > 0, "needs a CUDA GPU, and torch sees none"
         bf16 = p.dtype != "bfloat16" or hardware.bf16
         yield "dtype", bf16, "is unknown to this GPU: take float16"
+        fits = p.gpu_gib is None or p.gpu_gib <= hardware.gpu_gib
+        yield "gpu_gib", fits, f"is more than the {hardware.gpu_gib:.1f} GiB here"
     if p.fast_inference:
         yield "fast_inference", hardware.vllm, "needs the package vllm, not found here"
         share = p.gpu_memory_utilization is not None

@@ -10,8 +10,11 @@ Worked problems in GSM8K's layout (question, answer with "####" before the final
 are understood too.
 """
 
+import json
+import math
 import random
 import re
+from pathlib import Path
 
 from . import arithmetic
 from .profiles import local_path
@@ -32,7 +35,9 @@ def load_rows(source: str, layout: str, seed: int = 3407):
     """A data source as a `datasets.Dataset` with the columns of a layout.
 
     `source`: "embedded:sft", "embedded:grpo" or "embedded:test"; a local .jsonl file;
-    or a hub data set, "owner/name:split" or "owner/name:config:split".
+    or a hub data set, "owner/name:split" or "owner/name:config:split". The values of a
+    local file become text, or None where there is no text or number (null, NaN, a
+    list): for the filters of the notebooks to count.
     Raises DataError where the source cannot be read or has other columns.
     """
     from datasets import Dataset, load_dataset
@@ -40,12 +45,11 @@ def load_rows(source: str, layout: str, seed: int = 3407):
     if source.startswith("embedded:"):
         rows = _embedded(source.removeprefix("embedded:"), seed)
         return _with_layout(Dataset.from_list(rows), layout, source)
+    if path := local_path(source):
+        return _with_layout(Dataset.from_list(_local_rows(path)), layout, source)
     try:
-        if path := local_path(source):
-            rows = load_dataset("json", data_files=str(path), split="train")
-        else:
-            name, *config, split = source.split(":")
-            rows = load_dataset(name, *config, split=split)
+        name, *config, split = source.split(":")
+        rows = load_dataset(name, *config, split=split)
     except Exception as error:
         raise DataError(
             f"The data set {source!r} cannot be read ({type(error).__name__}): check "
@@ -53,6 +57,38 @@ def load_rows(source: str, layout: str, seed: int = 3407):
             "COURSE_EVAL_DATA to a local .jsonl file."
         ) from error
     return _with_layout(rows, layout, source)
+
+
+def _local_rows(path: Path) -> list[dict]:
+    """The objects of a .jsonl file, all with the same keys, each value text or None."""
+    rows, number = [], 0
+    try:
+        with path.open(encoding="utf-8-sig") as lines:
+            for line in lines:
+                number += 1
+                if line.strip():
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise ValueError("no JSON object")
+                    rows.append({key: _text(value) for key, value in row.items()})
+    except OSError as error:
+        raise DataError(f"The data file {path} cannot be read ({error}).") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"The data file {path} cannot be read at line {number}: each line "
+            f"must be one JSON object in UTF-8 ({error})."
+        ) from None
+    if not rows:
+        raise DataError(f"The data file {path} has no rows.")
+    columns = dict.fromkeys(key for row in rows for key in row)
+    return [{key: row.get(key) for key in columns} for row in rows]
+
+
+def _text(value) -> str | None:
+    if isinstance(value, str):  # without lone surrogates, which no table can hold
+        return value.encode(errors="replace").decode()
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return str(value) if is_number and math.isfinite(value) else None
 
 
 def _with_layout(rows, layout: str, source: str):
@@ -68,7 +104,7 @@ def _with_layout(rows, layout: str, source: str):
 
 
 def _gsm8k_to_sft(row: dict) -> dict:
-    working, _, answer = (row["answer"] or "").rpartition("####")
+    working, _, answer = str(row["answer"] or "").rpartition("####")
     return {
         "problem": row["question"],
         "generated_solution": CALCULATOR_NOTE.sub("", working).strip(),

@@ -1,9 +1,11 @@
 """Ask math-verify whether two short expressions are equal, in bounded time.
 
 math-verify bounds its own time with `signal.alarm`, which works in a process's main
-thread only, and cannot stop one long operation on huge integers. So it runs in a
-process of its own (this same file, started as a script): there it is the main
-thread, and from here it can be killed, whichever thread asks.
+thread only, cannot stop one long operation on huge integers, and counts the time that
+other programs take. So it runs in a process of its own (this same file, started as a
+script): there it is the main thread, whichever thread asks, its limits are seconds of
+its own computing, so that a busy machine gives the same scores as an idle one, and what
+it cannot stop the system ends.
 """
 
 import atexit
@@ -18,8 +20,9 @@ from contextlib import suppress
 from functools import lru_cache
 from importlib.util import find_spec
 
-ALARM_SECONDS = 0.8  # the worker gives up by itself and stays alive
-KILL_SECONDS = 1.2  # the worker did not notice its alarm: killed and replaced
+ALARM_SECONDS = 0.8  # of computing: the worker gives up by itself and stays alive
+CPU_SECONDS = 2  # of computing, at least: it did not notice; the system ends it
+KILL_SECONDS = 20  # by the clock: it computes nothing either; killed and replaced
 START_SECONDS = 60  # importing sympy takes about a second on an idle machine
 MEMORY_BYTES = 4 << 30  # address space of the worker, where the system can limit it
 
@@ -111,7 +114,7 @@ if hasattr(os, "register_at_fork"):
 def equivalent(guess: str, answer: str) -> bool:
     """Are two expressions (LaTeX or plain, without `$`) equal by math-verify's rules?
 
-    An expression that it cannot read, or not within about a second, is not equal.
+    An expression that it cannot read, or not in a second of computing, is not equal.
     Callers bound the length. Not symmetric: "x = 2" is equal to the answer "2".
     """
     return _worker.ask(guess, answer)
@@ -124,6 +127,7 @@ def _serve():
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no file when it is ended
     from math_verify import LatexExtractionConfig, parse, verify
 
     class OutOfTime(BaseException):  # not an Exception: math-verify catches those
@@ -143,13 +147,16 @@ def _serve():
 
     can_alarm = hasattr(signal, "setitimer")  # elsewhere the parent's kill is enough
     if can_alarm:
-        signal.signal(signal.SIGALRM, give_up)
+        signal.signal(signal.SIGPROF, give_up)
+        most = resource.getrlimit(resource.RLIMIT_CPU)[1]
     print("ready", file=replies, flush=True)
     for line in sys.stdin:
         equal = False
         try:
             if can_alarm:
-                signal.setitimer(signal.ITIMER_REAL, ALARM_SECONDS)
+                signal.setitimer(signal.ITIMER_PROF, ALARM_SECONDS)
+                until = int(time.process_time()) + 1 + CPU_SECONDS
+                resource.setrlimit(resource.RLIMIT_CPU, (until, most))
             guess, answer = json.loads(line)
             # 9 decimals, not 6: with 6, 0.0000001 + 0 would be equal to 0
             equal = verify(
@@ -159,7 +166,7 @@ def _serve():
             pass  # unreadable or too long: not equal
         finally:
             if can_alarm:
-                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.setitimer(signal.ITIMER_PROF, 0)
         print(equal is True, file=replies, flush=True)
 
 

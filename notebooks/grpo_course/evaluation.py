@@ -84,6 +84,21 @@ def paired_p_value(before: list[bool], after: list[bool]) -> float:
     return min(1.0, 2 * tail / 2**changed)
 
 
+def pass_at_k(samples: int, right: int, k: int) -> float:
+    """How likely is a right one among k answers? Estimated from more samples than k.
+
+    `right` of `samples` answers to one problem were right. The result is the share of
+    the ways to draw k of them that have a right one: an estimate without bias (Chen et
+    al. 2021, arXiv:2107.03374, equation 1). Raises ValueError unless 1 <= k <= samples.
+    """
+    if not (1 <= k <= samples and 0 <= right <= samples):
+        raise ValueError(
+            f"pass@{k} of {right} right answers in {samples} samples is not defined: "
+            "need 1 <= k <= samples and 0 <= right <= samples."
+        )
+    return 1 - math.comb(samples - right, k) / math.comb(samples, k)
+
+
 def generate(
     model,
     tokenizer,
@@ -159,9 +174,13 @@ def _completion(tokenizer, ids: list[int], ends: set[int]) -> Completion:
 def _generate_vllm(model, prompts, max_new_tokens, temperature, min_p, seed, adapter):
     from vllm import SamplingParams
 
-    sampling = SamplingParams(
-        max_tokens=max_new_tokens, temperature=temperature, min_p=min_p, seed=seed
-    )
+    # A seed for each request: with one for all, equal prompts get equal completions.
+    sampling = [
+        SamplingParams(
+            max_tokens=max_new_tokens, temperature=temperature, min_p=min_p, seed=number
+        )
+        for number in range(seed, seed + len(prompts))
+    ]
     request = model.load_lora(adapter) if adapter else None
     outputs = model.fast_generate(
         prompts, sampling, lora_request=request, use_tqdm=False

@@ -35,15 +35,46 @@ def folder_digest(path: Path) -> str:
 
     Raises FileNotFoundError when there are none.
     """
+    entries = _model_files(Path(path))
+    if not entries:
+        raise FileNotFoundError(f"{path} holds no model")
+    return digest(entries)
+
+
+def _model_files(path: Path) -> dict[str, dict]:
     entries = {}
-    for file in Path(path).rglob("*"):
+    for file in path.rglob("*"):
         parts = file.relative_to(path).parts
         hidden = any(part.startswith(".") for part in parts)
         if file.is_file() and file.suffix != ".md" and not hidden:
             entries["/".join(parts)] = file_entry(file)
-    if not entries:
-        raise FileNotFoundError(f"{path} holds no model")
-    return digest(entries)
+    return entries
+
+
+def sums(path: Path) -> str:
+    """What SHA256SUMS beside a model's folder says of it, as `sha256sum` writes it."""
+    found = _model_files(path)
+    lines = [f"{found[name]['sha256']}  {path.name}/{name}\n" for name in sorted(found)]
+    return "".join(lines)
+
+
+def check_sums(path: Path) -> None:
+    """Raise Flaw if a model's files are not those of SHA256SUMS beside its folder.
+
+    A folder without such a list, or that it does not name, is not checked.
+    """
+    listed = path.parent / "SHA256SUMS"
+    if not listed.is_file():
+        return
+    lines = listed.read_text().splitlines(keepends=True)
+    wanted = {line for line in lines if f"  {path.name}/" in line}
+    found = set(sums(path).splitlines(keepends=True))
+    if wanted and wanted != found:
+        name = min(line.split("/", 1)[1].strip() for line in wanted ^ found)
+        raise Flaw(
+            f"needs the base model as it came: {path.name}/{name} is not what "
+            f"{listed} says (`git checkout {path.parent.name}` brings it back)"
+        )
 
 
 def list_files(path: Path) -> set[str]:

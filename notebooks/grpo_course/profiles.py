@@ -7,6 +7,7 @@ another, or to change one value, set an environment variable before Jupyter star
     COURSE_PROFILE=l4                 another profile
     COURSE_GRPO_STEPS=20              one field of it (COURSE_ + the field in capitals)
     COURSE_MODEL_NAME=~/my-qwen3      a hub id or a local folder
+    COURSE_TEMPLATE=qwen3             Qwen3's own <think> form (notebook 02)
 
 Paths are local when they begin with ".", "/" or "~" (or with "models/"), and relative
 ones start at the repository's root. Data is written in one of three ways:
@@ -45,6 +46,7 @@ class Profile:
     load_in_4bit: bool = False
     fast_inference: bool = True  # generate with vLLM
     gpu_memory_utilization: float | None = 0.7  # vLLM's share of the GPU, 0 to 1
+    gpu_gib: float | None = None  # act as a GPU with so many GiB; None: take it all
     max_seq_length: int = 2048  # tokens of prompt and completion together
     lora_rank: int = 32
     lora_alpha: int = 64
@@ -64,7 +66,7 @@ class Profile:
 
     # GRPO (notebook 05)
     grpo_data: str = "open-r1/DAPO-Math-17k-Processed:en:train"
-    reward: str = "course"  # or a control: format, random
+    reward: str = "course"  # a list of rewards.REWARD_FUNCTIONS: format, random, ...
     grpo_steps: int = 100  # optimizer steps
     num_generations: int = 8  # completions per prompt: the size of a group
     grpo_batch_size: int = 4  # completions per micro-batch
@@ -165,6 +167,26 @@ PROFILES = {
             eval_batch_size=100,
         ),
         Profile(
+            name="gpu-tiny",
+            description="The tiny model with vLLM: tries a GPU set-up in minutes.",
+            min_gpu_gib=8,
+            model_name="models/tiny-qwen3",
+            gpu_memory_utilization=0.2,
+            max_seq_length=384,
+            sft_data="embedded:sft",
+            sft_examples=240,
+            sft_epochs=3,
+            sft_batch_size=8,
+            sft_learning_rate=2e-3,
+            grpo_data="embedded:grpo",
+            grpo_steps=50,
+            grpo_batch_size=16,
+            grpo_grad_accum=2,
+            grpo_learning_rate=1e-3,
+            max_completion_length=128,
+            eval_data="embedded:test",
+        ),
+        Profile(
             name="t4",
             description="16 GB without bfloat16 (Colab, Kaggle). Not measured yet.",
             min_gpu_gib=14,
@@ -213,13 +235,14 @@ BY_HARDWARE = ("a100", "a100-40", "l4", "t4")  # the first that fits is taken
 # --- What can be overridden, and what belongs to a stage ------------------------------
 
 FIXED = {"name", "description", "min_gpu_gib"}  # facts about a profile, not settings
-OTHER_VARIABLES = {"COURSE_PROFILE", "COURSE_HOME"}
+OTHER_VARIABLES = {"COURSE_PROFILE", "COURSE_HOME", "COURSE_TEMPLATE"}
+TEMPLATES = ("course", "qwen3")  # the chat templates of notebook 02
 
 # A stage depends on the fields from the first one to this, but for those in NO_EFFECT,
 # which cost memory or time and leave the result what it is.
 LAST_FIELD = {"base": "seed", "template": "seed", "sft": "sft_warmup_steps"}
 LAST_FIELD |= {"grpo": "mask_truncated", "export": "exports"}
-NO_EFFECT = FIXED | {"fast_inference", "gpu_memory_utilization"}
+NO_EFFECT = FIXED | {"fast_inference", "gpu_memory_utilization", "gpu_gib"}
 NO_EFFECT |= {"use_gradient_checkpointing"}
 
 
@@ -241,6 +264,11 @@ def load_profile(environ: Mapping[str, str] = os.environ) -> Profile:
     if name not in PROFILES:
         choices = ", ".join(PROFILES)
         raise ProfileError(f"COURSE_PROFILE={name!r} is no profile: take {choices}.")
+
+    template = given.get("COURSE_TEMPLATE", TEMPLATES[0])
+    if template not in TEMPLATES:
+        choices = ", ".join(TEMPLATES)
+        raise ProfileError(f"COURSE_TEMPLATE={template!r} is no template: {choices}.")
 
     overrides = {}
     for variable in sorted(given.keys() & settable.keys()):

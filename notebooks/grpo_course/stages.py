@@ -23,7 +23,6 @@ import logging
 import os
 import platform
 import re
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -35,6 +34,7 @@ from filelock import FileLock, Timeout
 from .checks import REPO, local_path
 from .files import (
     Flaw,
+    check_sums,
     digest,
     file_entry,
     folder_digest,
@@ -56,6 +56,7 @@ NOTEBOOKS = {  # the stages in order, each with the notebook that makes it
 ORDER = list(NOTEBOOKS)
 PACKAGES = ["torch", "unsloth", "unsloth_zoo", "transformers", "trl", "peft", "vllm"]
 MANIFEST = "manifest.json"
+SEAL = "checkpoint.json"  # in a trainer's checkpoint, what it consists of
 
 log = logging.getLogger(__name__)
 
@@ -192,13 +193,13 @@ def write_stage(
     parent: the opened stage before this one, None for base. settings: the profile's
     `settings_for(name)`. facts: more to record, as plain JSON without NaN. An older
     stage stays until the new one is complete; after an error nothing is left. Raises
-    StageError when another process writes the same stage, or the parent is not the
-    stage before.
+    StageError when another process writes the same stage, the parent is not the stage
+    before, or the disk is full or takes no writes.
     """
     before = ORDER[ORDER.index(name) - 1] if name != ORDER[0] else None
     if before != (parent.name if parent else None):
         raise StageError(f"The stage {name} needs the stage {before} as its parent.")
-    with _lock(name):
+    with _explained(f"The stage {name}"), _lock(name):
         draft = Draft(_place(f".{name}.new"), facts)
         remove(draft.path)  # what a killed process left
         draft.path.mkdir()
@@ -209,7 +210,22 @@ def write_stage(
         except Flaw as flaw:
             raise StageError(f"The stage {name} {flaw}.") from None
         finally:
-            remove(draft.path)
+            with suppress(OSError):  # the next write removes it, too
+                remove(draft.path)
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Turn an error of the disk into a sentence that says what to do."""
+    try:
+        yield
+    except Timeout:  # of a lock: the disk is in order
+        raise
+    except OSError as error:
+        raise StageError(
+            f"{what} cannot be written ({error}): make room on the disk of {home()}, "
+            "or set COURSE_HOME to a folder that takes writes."
+        ) from error
 
 
 def _write_manifest(draft: Draft, name: str, parent: Stage | None, settings: dict):
@@ -302,40 +318,77 @@ def checkpoint_dir(name: str, settings: dict, parent: Stage) -> Path:
     a resumed run never continues a different one."""
     key = digest({"settings": settings, "parent": parent.digest})[:12]
     path = home() / "checkpoints" / f"{name}-{key}"
-    path.mkdir(parents=True, exist_ok=True)
+    with _explained(f"A checkpoint of {name}"):
+        path.mkdir(parents=True, exist_ok=True)
     return path
 
 
-def latest_checkpoint(path: Path) -> Path | None:
-    """The newest complete checkpoint-N in a trainer's output_dir, or None.
+def seal_checkpoint(folder: Path) -> None:
+    """Write down what a checkpoint-N that is complete consists of, file by file.
 
-    Newer ones that a killed process left incomplete are removed: saving into one again
-    would mix two saves.
+    To be called when it has been saved (health_callback does). Without its seal, or
+    with any file that is not as it says, a checkpoint is not resumed.
     """
+    names = list_files(folder) - {SEAL}
+    for name in names:
+        sync(folder / name)
+    (folder / SEAL).write_bytes(_seal(folder))
+    sync(folder / SEAL)
+    sync(folder)
+
+
+def latest_checkpoint(path: Path) -> Path | None:
+    """The newest whole checkpoint-N in a trainer's output_dir, or None.
+
+    Newer ones that are not whole are removed, with a logged warning: saving into one
+    again would mix two saves. To be called right before the training: from then on the
+    folder is this process's own until it ends, and StageError is raised in any other.
+    """
+    _claim(Path(path))
     found = {}
     for folder in Path(path).glob("checkpoint-*"):
         if step := re.fullmatch(r"checkpoint-(\d+)", folder.name):
             found[int(step[1])] = folder
     for step in sorted(found, reverse=True):
-        if _complete(found[step], step):
+        if _is_sealed(found[step]):
             return found[step]
+        log.warning("%s was not saved whole, or was changed: removed.", found[step])
         remove(found[step])
     return None
 
 
-def _complete(folder: Path, step: int) -> bool:
-    """Whether all that transformers needs to resume is there, and not cut short."""
-    from safetensors import SafetensorError, safe_open
-
+def _is_sealed(folder: Path) -> bool:
     try:
-        with safe_open(folder / "adapter_model.safetensors", framework="numpy"):
-            json.loads((folder / "adapter_config.json").read_bytes())
-        state = json.loads((folder / "trainer_state.json").read_bytes())
-        pickles = ["optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"]
-        whole = all(zipfile.is_zipfile(folder / file) for file in pickles)
-        return whole and state["global_step"] == step
-    except (OSError, ValueError, TypeError, KeyError, SafetensorError):
+        return (folder / SEAL).read_bytes() == _seal(folder)
+    except (OSError, Flaw):
         return False
+
+
+def _seal(folder: Path) -> bytes:
+    names = list_files(folder) - {SEAL}
+    files = {name: file_entry(folder / name) for name in names}
+    return json_bytes({"checkpoint": folder.name, "files": files})
+
+
+_claimed: dict[Path, FileLock] = {}  # held until this process ends
+
+
+def _claim(path: Path) -> None:
+    """Take a trainer's output_dir for this process; again in the same one is fine."""
+    path = path.resolve()
+    if path in _claimed:
+        return
+    lock = FileLock(path / ".lock", timeout=0)
+    try:
+        with _explained("A checkpoint"):
+            path.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+    except Timeout:
+        raise StageError(
+            f"Another process is training in {path}: wait until it ends, or stop it "
+            "(for a notebook: shut its kernel down)."
+        ) from None
+    _claimed[path] = lock
 
 
 # --- Digests --------------------------------------------------------------------------
@@ -357,8 +410,13 @@ def adapter_is_zero(path: Path) -> bool:
 
 
 def _base_model(name: str) -> dict:
-    """A local model is known by its digest; a hub model by its name."""
+    """A local model is known by its digest; a hub model by its name.
+
+    Raises Flaw for the embedded model when it is not the one of the repository.
+    """
     path = local_path(name)
+    if path:
+        check_sums(path)
     return {"name": name, "digest": folder_digest(path) if path else None}
 
 

@@ -1,0 +1,195 @@
+"""Before a long step: does it fit, and how long does it take? Afterwards: what it took.
+
+    preflight.check("grpo", profile)  # a table, or TooLittle, which says what to lower
+    with preflight.watch("grpo", profile) as usage:
+        trainer.train()  # out of memory in here gives the same advice
+    usage["gib_peak"]
+
+Measured needs come from results/gpu-usage.json where this profile and model have been
+run; otherwise they are estimated from the model's dimensions.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .checks import REPO
+from .stages import home
+
+MEASURED = REPO / "results" / "gpu-usage.json"
+GIB = 2**30
+CHECKPOINTS = 3  # on disk at a time: two are kept while the next one is written
+SPARE_GIB = 1.0  # of disk, for logs and caches
+
+# What takes the memory of each step, the most effective first.
+LOWER = {
+    "sft": ["sft_batch_size", "max_seq_length", "gpu_memory_utilization"],
+    "grpo": ["grpo_batch_size", "max_completion_length", "gpu_memory_utilization"],
+}
+
+
+class TooLittle(MemoryError):
+    """A step that does not fit; the message says what to lower."""
+
+
+def check(step: str, profile, model):
+    """What `step` ("sft" or "grpo") needs on top of the loaded model, as a DataFrame.
+
+    Rows memory and disk (GiB) and time (minutes); columns needed, there and source.
+    Raises TooLittle, one sentence, if memory or disk is certain not to suffice.
+    """
+    import pandas as pd
+
+    measured = _measured(step, profile)
+    source = "estimated"
+    memory, minutes = _estimate(step, profile, model), None
+    if measured:
+        source = f"measured on {measured['machine']}"
+        memory = measured["gib_peak"] - measured["gib_before"]
+        minutes = measured["minutes"]
+    disk = CHECKPOINTS * 12 * _adapter_parameters(model) / GIB + SPARE_GIB
+    free = shutil.disk_usage(home()).free / GIB
+    there = _free_memory(profile)
+    if memory > there:
+        raise TooLittle(
+            f"This step needs about {memory:.1f} GiB more memory and {there:.1f} GiB "
+            f"are free: {_advice(step, profile)}."
+        )
+    if disk > free:
+        raise TooLittle(
+            f"This step needs about {disk:.1f} GiB of disk and {home()} has {free:.1f} "
+            "GiB free: make room, or set COURSE_HOME to a larger disk."
+        )
+    rows = {
+        "memory (GiB)": (round(memory, 1), round(there, 1), source),
+        "disk (GiB)": (round(disk, 1), round(free, 1), "estimated"),
+        "time (minutes)": ("?" if minutes is None else round(minutes, 1), "", source),
+    }
+    columns = ["needed", "there", "source"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+
+@contextmanager
+def watch(step: str, profile) -> Iterator[dict]:
+    """Measure a long step, and answer a lack of GPU memory with advice.
+
+    Yields a dict for the stage's metrics: machine, profile, gib_held (`gpu_gib`), and
+    when it has ended minutes, gib_before and gib_peak (on the GPU; None without one).
+    Raises TooLittle in place of torch's OutOfMemoryError.
+    """
+    import torch
+
+    usage = {"machine": machine(), "profile": profile.name}
+    usage |= {"gib_held": profile.gpu_gib, "gib_before": None, "gib_peak": None}
+    started = time.monotonic()
+    if profile.on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+        usage["gib_before"] = gpu_gib(peak=False)
+    try:
+        yield usage
+    except torch.OutOfMemoryError as error:
+        advice = _advice(step, profile)
+        raise TooLittle(f"The GPU's memory was not enough: {advice}.") from error
+    finally:
+        usage["minutes"] = (time.monotonic() - started) / 60
+        if profile.on_gpu:
+            usage["gib_peak"] = gpu_gib(peak=True)
+
+
+def gpu_gib(peak: bool) -> float:
+    """GiB of GPU memory in use, now or at the peak since the last reset.
+
+    What torch has reserved (vLLM's cache and weights included), and what CUDA itself
+    takes beside it. Another process on the same GPU would be counted, too.
+    """
+    import torch
+
+    free, total = torch.cuda.mem_get_info()
+    now, most = torch.cuda.memory_reserved(), torch.cuda.max_memory_reserved()
+    return (total - free - now + (most if peak else now)) / GIB
+
+
+def machine() -> str:
+    """The GPU's name, or the number of CPU cores."""
+    import os
+
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{os.cpu_count()} CPU cores"
+
+
+def vllm_share(profile) -> float:
+    """vLLM's share of the whole GPU, 0 to 1.
+
+    With `gpu_gib` set this process is also held to so much memory, as if the GPU were a
+    smaller one: torch refuses more, and vLLM's share is one of the smaller GPU.
+    """
+    import torch
+
+    share = profile.gpu_memory_utilization
+    if profile.gpu_gib is None:
+        return share
+    total = torch.cuda.get_device_properties(0).total_memory / GIB
+    torch.cuda.set_per_process_memory_fraction(profile.gpu_gib / total)
+    return share * profile.gpu_gib / total
+
+
+def _advice(step: str, profile) -> str:
+    lower = []
+    for name in LOWER[step]:
+        value = getattr(profile, name)
+        if value is None or value == 1:
+            continue
+        half = round(value - 0.1, 2) if isinstance(value, float) else value // 2
+        lower.append(f"COURSE_{name.upper()} (now {value}, try {half})")
+    again = "and as many times more COURSE_GRPO_GRAD_ACCUM for a smaller batch, "
+    again = again if step == "grpo" else ""
+    return f"lower one of {', '.join(lower)}, {again}restart the kernel and run again"
+
+
+def _measured(step: str, profile) -> dict | None:
+    """The last measurement of this step with this profile and model, if any."""
+    rows = json.loads(MEASURED.read_text()) if MEASURED.is_file() else []
+    same = {"step": step, "profile": profile.name, "model": profile.model_name}
+    fitting = [row for row in rows if same.items() <= row.items()]
+    return fitting[-1] if fitting else None
+
+
+def _estimate(step: str, profile, model) -> float:
+    """GiB that training takes on top of the loaded model; a rough upper bound.
+
+    Adapter: gradient, two Adam averages, a copy: 16 bytes a weight. Activations, with
+    gradient checkpointing: the input of each layer, and the inside of one. Scores over
+    the vocabulary: in 32 bits, three times (scores, their softmax, the gradient).
+    """
+    config, width = model.config, 4 if profile.dtype == "float32" else 2
+    rows, length = profile.sft_batch_size, profile.max_seq_length // 2
+    if step == "grpo":
+        rows, length = profile.grpo_batch_size, profile.max_seq_length
+    tokens = rows * length
+    layers = config.num_hidden_layers
+    inside = 4 * config.hidden_size + 4 * config.intermediate_size
+    kept = 1 if profile.use_gradient_checkpointing else layers
+    activations = tokens * width * (layers * config.hidden_size + kept * inside)
+    scores = tokens * config.vocab_size * 4 * 3 / (1 if kept > 1 else 4)
+    return (16 * _adapter_parameters(model) + activations + scores) / GIB
+
+
+def _adapter_parameters(model) -> int:
+    return sum(w.numel() for w in model.parameters() if w.requires_grad)
+
+
+def _free_memory(profile) -> float:
+    import psutil
+    import torch
+
+    if not profile.on_gpu:
+        return psutil.virtual_memory().available / GIB
+    free = torch.cuda.mem_get_info()[0] / GIB
+    if profile.gpu_gib is None:
+        return free
+    return min(free, profile.gpu_gib - gpu_gib(peak=False))

@@ -1,0 +1,260 @@
+"""The experiment tool: its table, its branches, its queue and what it collects.
+
+No training here: a stub takes the place of the program that does one run.
+"""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import draw_results
+import results
+import run_experiments as tool
+from grpo_course import arithmetic, data, evaluation, profiles
+
+COURSE = tool.Run("course", 1)
+RANDOM = tool.Run("random", 1)
+CPU = profiles.PROFILES["cpu"]
+MONITORS = ["right", *(f"style_{style}" for style in arithmetic.STYLES)]
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch) -> Path:
+    """An empty place for the runs and for the tables."""
+    monkeypatch.setattr(profiles, "detect_hardware", profiles.Hardware)
+    monkeypatch.setattr(tool, "HOME", tmp_path / "seeds")
+    for name in ("RESULTS", "GAINS", "CURVES", "PASS_AT_K", "SAMPLES"):
+        path = tmp_path / "results" / getattr(results, name).name
+        monkeypatch.setattr(results, name, path)
+    return tmp_path
+
+
+def write_stage(run: tool.Run, stage: str, correct=(1, 0), **metrics) -> Path:
+    """A stage as far as the tool reads it."""
+    profile = profiles.load_profile(run.environment)
+    greedy = dict.fromkeys(results.MEASURES, 0.5) | {"n": len(correct)}
+    both = {"greedy": greedy, "sampled": {"accuracy": 0.25}}
+    manifest = {
+        "stage": stage,
+        "settings": profile.settings_for(stage),
+        "facts": {"evaluation": evaluation.conditions(profile)},
+        "packages": {"python": "3", "torch": "2"},
+        "metrics": {"correct": list(correct), "evaluation": both, "samples": []}
+        | metrics,
+    }
+    folder = run.home / "stages" / stage
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+# --- The table ------------------------------------------------------------------------
+
+
+def test_no_two_runs_share_a_home_or_a_name():
+    runs = list(tool.all_runs())
+    assert len({run.home for run in runs}) == len({run.name for run in runs})
+    assert len({run.name for run in runs}) == len(runs)
+
+
+@pytest.mark.parametrize("run", tool.all_runs(), ids=lambda run: run.name)
+def test_every_run_has_settings_that_work(run):
+    run.home.mkdir(parents=True)
+    (run.home / "further.jsonl").touch()  # what sft-more prepares
+    profile = profiles.load_profile(run.environment)
+    assert profile.seed == run.seed
+    assert profile.grpo_generation_batch == CPU.grpo_generation_batch
+    assert profile.grpo_steps == CPU.grpo_steps
+
+
+def test_names_choose_experiments_and_single_runs():
+    assert tool.chosen_runs([]) == list(tool.all_runs())
+    assert tool.chosen_runs(["random-1", "course-1"]) == [COURSE, RANDOM]
+    assert {run.seed for run in tool.chosen_runs(["random"])} == set(tool.SEEDS)
+
+
+@pytest.mark.parametrize("name", ["rando", "random-7", "3407", ""])
+def test_an_unknown_name_is_refused(name):
+    with pytest.raises(SystemExit) as refusal:
+        tool.chosen_runs(["course", name])
+    assert repr(name) in str(refusal.value)
+
+
+# --- What is done ---------------------------------------------------------------------
+
+
+def test_a_run_is_finished_only_with_its_own_settings(monkeypatch):
+    assert not RANDOM.finished()
+    write_stage(RANDOM, "grpo")
+    assert RANDOM.finished()
+    monkeypatch.setenv("COURSE_EVAL_PROBLEMS", "7")
+    assert not RANDOM.finished()
+    monkeypatch.setenv("COURSE_EVAL_PROBLEMS", str(CPU.eval_problems))
+    monkeypatch.setenv("COURSE_GRPO_STEPS", "7")
+    assert not RANDOM.finished()
+
+
+def test_a_run_is_ready_when_the_course_has_its_start():
+    assert COURSE.ready() and not RANDOM.ready()
+    write_stage(COURSE, "template")
+    assert not RANDOM.ready()
+    write_stage(COURSE, "sft")
+    assert RANDOM.ready()
+
+
+def test_a_branch_copies_what_the_run_begins_with_and_no_more():
+    for stage in ("base", "template", "sft", "grpo"):
+        write_stage(COURSE, stage)
+    half = RANDOM.home / "stages" / ".sft.copy"
+    half.mkdir(parents=True)
+    (half / "rubbish").touch()  # a branch killed while it copied
+    tool.branch(RANDOM)
+    found = {path.name for path in (RANDOM.home / "stages").iterdir()}
+    assert found == {"base", "template", "sft"}
+    assert not (RANDOM.home / "stages" / "sft" / "rubbish").exists()
+
+
+def test_a_branch_leaves_the_stages_that_are_there():
+    for stage in ("base", "template", "sft"):
+        write_stage(COURSE, stage)
+    own = write_stage(RANDOM, "sft", correct=(0, 0))
+    tool.branch(RANDOM)
+    assert RANDOM.manifest("sft")["metrics"]["correct"] == [0, 0]
+    assert [path.name for path in own.iterdir()] == ["manifest.json"]
+
+
+def test_further_rows_are_new_and_the_same_each_time(place):
+    for name in ("a", "b"):
+        tool.write_further_rows(place / name, seed=1, count=400)
+    assert (place / "a").read_bytes() == (place / "b").read_bytes()
+    rows = [json.loads(line) for line in (place / "a").read_text().splitlines()]
+    problems = {row["problem"] for row in rows}
+    assert len(problems) == len(rows) == 400
+    seen = data.load_rows("embedded:sft", "sft", 1)["problem"]
+    assert not problems & set(seen)
+    assert set(rows[0]) >= set(data.COLUMNS["sft"])
+
+
+# --- The queue ------------------------------------------------------------------------
+
+STUB = """
+import sys, time, pathlib
+home, log = map(pathlib.Path, sys.argv[1:])
+with log.open("a") as file: file.write(f"+{home.name}\\n")
+time.sleep(0.3)
+if home.name == "1":
+    stage = home / "stages" / "sft"
+    stage.mkdir(parents=True)
+    (stage / "manifest.json").write_text("{}")
+with log.open("a") as file: file.write(f"-{home.name}\\n")
+sys.exit(home.name == "1-format")
+"""
+
+
+@pytest.fixture
+def log(place, monkeypatch) -> Path:
+    """Runs that do nothing but say here when they begin (+) and end (-)."""
+    popen, path = tool.subprocess.Popen, place / "log"
+
+    def stub(command, **options):
+        run = tool.chosen_runs([command[-1]])[0]
+        arguments = [str(run.home), str(path)]
+        return popen([sys.executable, "-c", STUB, *arguments], **options)
+
+    monkeypatch.setattr(tool.subprocess, "Popen", stub)
+    return path
+
+
+def test_a_run_waits_for_the_course_of_its_seed(log):
+    assert tool.work([RANDOM, COURSE], jobs=2) == []
+    assert log.read_text().split() == ["+1", "-1", "+1-random", "-1-random"]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_so_many_at_a_time_and_no_more(log, jobs):
+    write_stage(COURSE, "sft")
+    names = ("random", "flawed", "fixed", "group-4")
+    assert tool.work([tool.Run(name, 1) for name in names], jobs) == []
+    signs = [line[0] for line in log.read_text().split()]
+    counts = [signs[: i + 1].count("+") - signs[: i + 1].count("-") for i in range(8)]
+    assert max(counts) == jobs
+
+
+def test_a_failed_run_is_named_and_the_others_go_on(log):
+    write_stage(COURSE, "sft")
+    assert tool.work([tool.Run("format", 1), RANDOM], jobs=1) == ["format-1"]
+    assert "-1-random" in log.read_text()
+
+
+def test_without_its_course_a_run_is_not_started(log):
+    assert tool.work([RANDOM], jobs=1) == ["random-1"]
+    assert not log.exists()
+
+
+# --- The tables -----------------------------------------------------------------------
+
+ENTRY = {"step": 1, "loss": 0.1, "reward": 2.0, "rewards/right/mean": 0.123456789}
+
+
+def test_the_tables_hold_what_is_done_and_nothing_else():
+    write_stage(COURSE, "sft", correct=(0, 0, 1))
+    write_stage(COURSE, "grpo", correct=(1, 1, 0), log_history=[ENTRY])
+    write_stage(RANDOM, "sft", correct=(0, 0, 1))
+    write_stage(tool.Run("flawed", 1), "grpo", log_history=[ENTRY])  # without its start
+    more = tool.Run("sft-more", 1)
+    more.home.mkdir(parents=True)
+    (more.home / "further.jsonl").touch()
+    write_stage(more, "sft", correct=(1, 1, 1), log_history=[{"step": 1, "loss": 2.0}])
+    tool.collect()
+    rows = {row["experiment"]: row for row in results.read(results.GAINS)}
+    assert rows.keys() == {"course", "sft-more"}
+    assert rows["course"]["before"] == pytest.approx(1 / 3, abs=1e-4)
+    assert rows["course"]["p_value"] == 1.0  # two won, one lost
+    assert rows["sft-more"]["before"] == rows["course"]["before"]
+    with results.CURVES.open(newline="") as file:
+        curves = list(csv.DictReader(file))
+    assert [row["experiment"] for row in curves] == ["course", "sft-more"]
+    assert curves[0]["right"] == "0.12346" and curves[1]["right"] == ""
+    assert [row["stage"] for row in results.read(results.RESULTS)] == ["sft", "grpo"]
+
+
+def test_without_runs_the_tables_are_empty():
+    tool.collect()
+    assert results.read(results.GAINS) == results.read(results.PASS_AT_K) == []
+
+
+def test_counts_of_right_answers_are_collected_by_stage():
+    run = tool.Run("pass-at-k", 1)
+    run.home.mkdir(parents=True)
+    tool.counts_of(run).write_text(json.dumps({"sft": [0, 3], "grpo": [16, 2]}))
+    sft, grpo = tool.pass_rows()
+    assert (sft["stage"], sft["right"], sft["samples"]) == ("sft", [0, 3], 16)
+    assert grpo["right"] == [16, 2]
+
+
+def test_pictures_and_the_readmes_table_are_made_of_the_tables(place, monkeypatch):
+    for run in tool.all_runs():
+        run.home.mkdir(parents=True, exist_ok=True)
+        (run.home / "further.jsonl").touch()
+        steps = [{"step": 1}, {"step": 2}]
+        entry = {key: 0.5 for key in tool.KEPT.values()}
+        means = {f"rewards/{name}/mean": 0.5 for name in MONITORS}
+        log = [step | entry | means for step in steps]
+        if run.plan.makes == "grpo":
+            write_stage(run, "sft")
+        if run.plan.makes:
+            write_stage(run, run.plan.makes, log_history=log)
+    tool.collect()
+    monkeypatch.setattr(draw_results, "IMAGES", place / "images")
+    draw_results.main()
+    pictures = sorted((place / "images").iterdir())
+    assert len(pictures) == 3 and all(
+        p.read_bytes()[:4] == b"\x89PNG" for p in pictures
+    )
+    rows = results.gains_as_markdown(results.read(results.GAINS)).splitlines()
+    experiments = [plan for plan in tool.EXPERIMENTS.values() if plan.makes]
+    assert len(rows) == 2 + len(experiments)
+    assert len({row.count("|") for row in rows}) == 1

@@ -1,0 +1,85 @@
+"""Rows that a run on a GPU leaves in results/, and the README's tables of them."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import gpu_results
+
+BATCH = {"grpo_batch_size": 4, "grpo_grad_accum": 8}
+SCORES = {"n": 200, "accuracy": 0.5, "ci_low": 0.43, "ci_high": 0.57}
+SCORES |= {"format_rate": 0.99, "mean_completion_tokens": 90.0, "truncated_rate": 0.0}
+TOOK = {"machine": "A GPU", "profile": "a100", "gib_held": None, "minutes": 7.0}
+TOOK |= {"gib_before": 50.0, "gib_peak": 61.0}
+
+
+def write_home(folder, usage=TOOK, seconds=(60.0, 2.0, 4.0, 3.0)):
+    """A COURSE_HOME as after notebook 05, as far as the tables look."""
+    log = [{"step_time": s, "completions/mean_length": 100.0} for s in seconds]
+    for stage in ("template", "sft", "grpo"):
+        metrics = {"evaluation": {"greedy": SCORES}, "minutes": 9.0, "log_history": []}
+        if stage != "template":
+            metrics["usage"] = usage
+        if stage == "grpo":
+            metrics["log_history"] = log
+        settings = {"model_name": "/some/model", "seed": 1} | BATCH
+        path = folder / "stages" / stage / "manifest.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"settings": settings, "metrics": metrics}))
+    return folder
+
+
+def test_a_home_gives_a_row_for_each_stage_and_each_long_step(tmp_path):
+    accuracy, usage = gpu_results.collect(write_home(tmp_path), "A model")
+    assert [row["stage"] for row in accuracy] == ["base", "sft", "grpo"]
+    assert [row["step"] for row in usage] == ["sft", "grpo"]
+    assert {row["model"] for row in accuracy + usage} == {"A model"}
+
+
+def test_the_first_step_which_compiles_is_not_counted(tmp_path):
+    _, (_, grpo) = gpu_results.collect(write_home(tmp_path))
+    assert grpo["step_s"] == 3.0
+    assert grpo["tokens_per_s"] == pytest.approx(32 * 100 / 3, abs=1)
+
+
+def test_a_run_without_a_gpu_gives_no_row(tmp_path):
+    home = write_home(tmp_path, usage=TOOK | {"gib_peak": None})
+    assert gpu_results.collect(home) == ([], [])
+
+
+def test_a_new_row_replaces_only_that_of_the_same_run(tmp_path):
+    table = tmp_path / "table.json"
+    first = {"machine": "A GPU", "model": "m", "step": "sft", "minutes": 1.0}
+    other = first | {"machine": "Another GPU"}
+    gpu_results.merge(table, [first, other])
+    gpu_results.merge(table, [first | {"minutes": 2.0}])
+    rows = gpu_results.load(table)
+    assert sorted(row["minutes"] for row in rows) == [1.0, 2.0]
+
+
+def test_the_readme_keeps_all_but_what_stands_between_the_markers(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{gpu_results.START}\nold\n{gpu_results.END}\nafter\n")
+    gpu_results.write_readme(readme)
+    text = readme.read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n")
+    assert "old" not in text
+    gpu_results.write_readme(readme)
+    assert readme.read_text() == text
+
+
+def test_a_variant_that_failed_is_a_row_as_well():
+    good = {"variant": "ours", "completions": 32, "step_s": 6.1, "tokens_per_s": 2600}
+    table = gpu_results.throughput_as_markdown([good, {"variant": "x", "error": "why"}])
+    lines = table.splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert "why" in lines[-1]
+
+
+def test_the_benchmark_refuses_a_variant_that_it_does_not_know():
+    tool = gpu_results.results.ROOT / "tools" / "bench_grpo.py"
+    command = [sys.executable, tool, "mine", "--model", "x", "--output", "y"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode and "plain trl" in done.stderr

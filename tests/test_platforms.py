@@ -1,0 +1,521 @@
+"""Pins, mirrors, and the set-up cell in imitations of Colab and Kaggle."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import venv
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+import check_notebooks
+import nbtools
+import write_setup_cells
+from grpo_course import platforms
+
+ROOT = nbtools.ROOT
+SECRET = "hf_not_a_real_one"
+T4 = "Tesla T4, 580.82.07, 7.5"
+FILES = ("pyproject.toml", "requirements.in", "requirements.txt")
+FILES += ("requirements-cpu.in", "requirements-cpu.txt")
+FILES += ("notebooks/grpo_course/platforms.py",)
+
+# Stands in for pip: notes how it was called, and writes what an installation leaves.
+PIP = """
+import os, re, shutil, sys
+from pathlib import Path
+with open(os.environ["PIP_LOG"], "a") as log:
+    print(*sys.argv[1:], file=log)
+if "PIP_FAILS" in os.environ:
+    sys.exit("ERROR: no space left")
+arguments, wanted = sys.argv[1:], []
+for argument in arguments:
+    if re.match(r"[a-z0-9-]+==", argument):
+        wanted.append(argument)
+if "-r" in arguments:
+    text = Path(arguments[arguments.index("-r") + 1]).read_text()
+    wanted += re.findall(r"^([\\w.-]+==[\\w.]+)", text, re.MULTILINE)
+site = Path(__file__).parents[1]
+for entry in wanted:
+    name, version = entry.split("==")
+    for old in site.glob(f"{name}-[0-9]*.dist-info"):
+        shutil.rmtree(old)
+    folder = site / f"{name}-{version}.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(f"Name: {name}\\nVersion: {version}\\n")
+    (folder / "top_level.txt").write_text(name)
+"""
+COLAB = """
+import os
+from pathlib import Path
+class drive:
+    def mount(place):
+        if "DRIVE_REFUSED" in os.environ:
+            raise ValueError("mount failed")
+        (Path(place) / "MyDrive").mkdir(parents=True)
+class userdata:
+    def get(name):
+        return {"HF_TOKEN": os.environ["THE_SECRET"]}[name]
+"""
+KAGGLE = """
+import os
+class UserSecretsClient:
+    def get_secret(self, name):
+        return {"SWANLAB_API_KEY": os.environ["THE_SECRET"]}[name]
+"""
+# What Python says of its own version: the tests run on any that the course knows.
+PYTHON = """
+import os, sys
+if "PRETENDED" in os.environ:
+    sys.version_info = (*map(int, os.environ["PRETENDED"].split(".")), "final", 0)
+"""
+SHOW = """
+import json
+names = ("COURSE_HOME", "CUDA_VISIBLE_DEVICES", "HF_TOKEN", "SWANLAB_API_KEY")
+shown = {name: os.environ[name] for name in names if name in os.environ}
+print("\\n" + json.dumps(shown | {"cwd": os.getcwd(), "path": sys.path[0]}))
+"""
+
+
+def git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-C", folder]
+    return subprocess.check_output([*command, *arguments], text=True).strip()
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory) -> Path:
+    """A bare repository with a tag v1.0, and a commit after it that has no course."""
+    work = tmp_path_factory.mktemp("work")
+    for name in FILES:
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, work / name)
+    git(work, "init", "-q")
+    git(work, "add", ".")
+    git(work, "commit", "-q", "-m", "one")
+    git(work, "tag", "v1.0")
+    git(work, "rm", "-q", "-r", "notebooks")
+    git(work, "commit", "-q", "-m", "two")
+    bare = tmp_path_factory.mktemp("origin") / "course.git"
+    subprocess.run(["git", "clone", "-q", "--bare", work, bare], check=True)
+    return bare
+
+
+class Session:
+    """A machine of Colab or Kaggle in a folder: Python, pip, GPUs and disks."""
+
+    def __init__(self, place: Path, start: str, origin: Path) -> None:
+        self.root, self.start = place / "root", place / "root" / start
+        self.start.mkdir(parents=True)
+        self.source = {"repository": str(origin), "reference": "v1.0"}
+        venv.create(place / "env", with_pip=False)
+        self.python = place / "env" / "bin" / "python"
+        (self.site,) = (place / "env").glob("lib/python*/site-packages")
+        self.log = place / "pip.log"
+        self.write("pip/__main__.py", PIP)
+        self.write("sitecustomize.py", PYTHON)
+        self.bin = place / "bin"
+        self.bin.mkdir()
+        self.gpus()
+        self.environment = {
+            "PATH": f"{self.bin}:{os.environ['PATH']}",
+            "HOME": str(place),
+            "PIP_LOG": str(self.log),
+            "THE_SECRET": SECRET,
+        }
+
+    def write(self, name: str, text: str) -> None:
+        path = self.site / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def gpus(self, *rows: str) -> None:
+        """What nvidia-smi knows; with none it fails, as without a driver."""
+        program = self.bin / "nvidia-smi"
+        lines = "\n".join(f"echo '{row}'" for row in rows) or "echo no driver; exit 9"
+        program.write_text(f"#!/bin/sh\n{lines}\n")
+        program.chmod(0o755)
+
+    def package(self, name: str, version: str) -> None:
+        """Have a package of one module, as the platform's image has many."""
+        self.write(f"{name}.py", "")
+        info = f"{name}-{version}.dist-info"
+        self.write(f"{info}/METADATA", f"Name: {name}\nVersion: {version}\n")
+        self.write(f"{info}/top_level.txt", name)
+
+    def versions(self) -> dict[str, str]:
+        """The installed packages."""
+        names = (path.name for path in self.site.glob("*.dist-info"))
+        pairs = (name.removesuffix(".dist-info").rsplit("-", 1) for name in names)
+        return dict(pairs)
+
+    def run(self, before="", after=SHOW, **environment) -> subprocess.CompletedProcess:
+        """Run the set-up cell in a new process that begins where a kernel does."""
+        cell = write_setup_cells.CODE.format(**self.source)
+        return subprocess.run(
+            [self.python, "-c", f"{before}\n{cell}\n{after}"],
+            cwd=self.start,
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+        )
+
+    def pip_calls(self) -> list[str]:
+        calls = self.log.read_text().splitlines() if self.log.exists() else []
+        self.log.unlink(missing_ok=True)
+        return calls
+
+
+@pytest.fixture
+def colab(tmp_path, origin) -> Session:
+    session = Session(tmp_path, "content", origin)
+    session.write("google/colab/__init__.py", COLAB)
+    session.environment["COLAB_RELEASE_TAG"] = "release-colab_20261101"
+    return session
+
+
+@pytest.fixture
+def kaggle(tmp_path, origin) -> Session:
+    session = Session(tmp_path, "kaggle/working", origin)
+    session.write("kaggle_secrets.py", KAGGLE)
+    session.environment["KAGGLE_KERNEL_RUN_TYPE"] = "Interactive"
+    session.environment["PRETENDED"] = "3.12.3"  # the GPU's pins begin there
+    session.gpus(T4, T4)
+    return session
+
+
+def shown(run: subprocess.CompletedProcess) -> dict[str, str]:
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def test_elsewhere_the_cell_does_nothing(colab):
+    del colab.environment["COLAB_RELEASE_TAG"]
+    state = "dict(os.environ), os.getcwd(), list(sys.path), sorted(os.listdir())"
+    before = f"import os, sys; before = {state}"
+    run = colab.run(before, f"assert before == ({state})")
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+    assert not colab.pip_calls()
+
+
+def test_colab_without_a_gpu(colab):
+    run = colab.run()
+    state = shown(run)
+    clone = colab.start / "grpo-course"
+    assert state["cwd"] == state["path"] == str(clone / "notebooks")
+    assert state["COURSE_HOME"] == str(colab.start / "drive/MyDrive/grpo-course")
+    assert state["HF_TOKEN"] == SECRET and "SWANLAB_API_KEY" not in state
+    assert SECRET not in run.stdout.rpartition("\n{")[0] + run.stderr
+    torch, rest = colab.pip_calls()
+    assert "+cpu" in torch and platforms.CPU_TORCH_INDEX in torch
+    assert all("--no-deps" in call for call in (torch, rest))
+    assert colab.versions()["torch"].endswith("+cpu")
+    assert colab.versions()["unsloth"] == platforms.pins("cpu")["unsloth"]
+    assert "vllm" not in colab.versions()
+    assert shown(colab.run()) == state
+    assert not colab.pip_calls()
+
+
+def test_colab_with_an_a100_gets_the_gpu_pins(colab):
+    colab.gpus("NVIDIA A100-SXM4-80GB, 580.82.07, 8.0")
+    shown(colab.run(PRETENDED="3.12.3"))
+    (call,) = colab.pip_calls()
+    assert "--extra-index-url" not in call
+    pins = platforms.pins("gpu")
+    for name in ("torch", "vllm", "unsloth"):
+        assert colab.versions()[name] == pins[name]
+
+
+def test_drive_may_be_refused(colab):
+    state = shown(colab.run(DRIVE_REFUSED="1"))
+    assert state["COURSE_HOME"] == str(colab.start / "course-home")
+
+
+def test_a_chosen_home_and_key_are_kept(colab):
+    state = shown(colab.run(COURSE_HOME="/mine", HF_TOKEN="my own"))
+    assert (state["COURSE_HOME"], state["HF_TOKEN"]) == ("/mine", "my own")
+    assert not (colab.start / "drive").exists()
+
+
+def test_kaggle_uses_one_of_two_gpus_and_finds_earlier_stages(kaggle):
+    stages = kaggle.root / "kaggle/input/notebooks/me/nb-01/course-home/stages"
+    for name, text in (("base", "theirs"), ("template", "theirs")):
+        (stages / name).mkdir(parents=True)
+        (stages / name / "manifest.json").write_text(text)
+    mine = kaggle.start / "course-home/stages/base"
+    mine.mkdir(parents=True)
+    (mine / "manifest.json").write_text("mine")
+    state = shown(kaggle.run())
+    assert state["CUDA_VISIBLE_DEVICES"] == "0"
+    assert state["COURSE_HOME"] == str(kaggle.start / "course-home")
+    assert state["SWANLAB_API_KEY"] == SECRET
+    assert (mine / "manifest.json").read_text() == "mine"
+    assert (mine.parent / "template/manifest.json").read_text() == "theirs"
+    assert kaggle.versions()["vllm"] == platforms.pins("gpu")["vllm"]
+
+
+def test_what_was_loaded_before_asks_for_a_restart(colab):
+    colab.package("pandas", "2.2.2")
+    code = write_setup_cells.CODE.format(**colab.source)
+    cell = f"exec({code!r}, {{}})"
+    twice = f"""
+import pandas
+for attempt in ("first", "second"):
+    try:
+        {cell}
+    except SystemExit as stop:
+        print(attempt, "stop:", stop)
+"""
+    run = colab.run(twice, "")
+    stops = [line for line in run.stdout.splitlines() if "stop:" in line]
+    assert len(stops) == 2 and all("pandas" in line for line in stops)
+    assert colab.versions()["pandas"] == platforms.pins("cpu")["pandas"]
+    assert len(colab.pip_calls()) == 2
+    shown(colab.run("import pandas"))
+    assert not colab.pip_calls()
+
+
+def test_a_run_that_nobody_can_restart_goes_on(kaggle):
+    kaggle.package("pandas", "2.2.2")
+    assert shown(kaggle.run("import pandas", KAGGLE_KERNEL_RUN_TYPE="Batch"))
+
+
+def test_the_kernel_of_the_platform_is_left_alone(colab):
+    colab.package("ipykernel", "6.17.1")
+    shown(colab.run("import ipykernel"))
+    assert colab.versions()["ipykernel"] == "6.17.1"
+    assert "jupyterlab" not in colab.versions()
+
+
+@pytest.mark.parametrize(
+    ("gpu", "python"),
+    [
+        ("Tesla P100-PCIE-16GB, 580.82.07, 6.0", "3.12.3"),
+        ("Tesla T4, 550.54.15, 7.5", "3.12.3"),
+        (T4, "3.11.9"),
+        (T4, "3.15.0"),
+    ],
+)
+def test_a_session_that_cannot_run_the_course_is_refused(colab, gpu, python):
+    colab.gpus(gpu)
+    run = colab.run(PRETENDED=python)
+    assert run.returncode == 1 and len(run.stderr.splitlines()) == 1
+    assert not colab.pip_calls()
+
+
+def test_a_repository_out_of_reach_is_one_sentence_at_the_end(colab):
+    colab.source["repository"] = str(colab.root / "nowhere")
+    run = colab.run()
+    assert run.returncode == 1 and "nowhere" in run.stderr.splitlines()[-1]
+    assert "Traceback" not in run.stderr
+
+
+def test_what_pip_said_is_shown(colab):
+    run = colab.run(PIP_FAILS="1")
+    assert run.returncode == 1 and "no space left" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_the_reference_may_be_a_commit(colab, origin):
+    colab.source["reference"] = git(origin, "rev-parse", "v1.0")
+    shown(colab.run())
+    clone = colab.start / "grpo-course"
+    assert git(clone, "rev-parse", "HEAD") == colab.source["reference"]
+
+
+# --- The tool that writes the cells ---------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory) -> Path:
+    """A repository of three notebooks: a lesson, one with code first, a solution."""
+    place = tmp_path_factory.mktemp("project")
+    shutil.copy(ROOT / "pyproject.toml", place)
+    readme = f"# Course\n\n{write_setup_cells.START}\n{write_setup_cells.END}\nEnd.\n"
+    (place / "README.md").write_text(readme)
+    title, prose = (nbformat.v4.new_markdown_cell(text) for text in ("# T", "Prose."))
+    code = nbformat.v4.new_code_cell("print(1 + 1)")
+    path = place / "notebooks" / "01_one.ipynb"
+    nbtools.write(nbformat.v4.new_notebook(cells=[title, prose, code]), path)
+    environment = nbtools.kernel_environment(place / "home", offline=True)
+    notebook = nbtools.execute(path, place / "copy.ipynb", environment)
+    nbtools.clean(notebook)
+    nbtools.write(notebook, path)
+    nbtools.write(notebook, path.parent / "solutions" / path.name)
+    del notebook.cells[1]
+    nbtools.write(notebook, path.parent / "02_two.ipynb")
+    return place
+
+
+@pytest.fixture
+def project(executed, tmp_path) -> Path:
+    return shutil.copytree(executed, tmp_path / "project")
+
+
+def test_badges_and_cells_leave_outputs_and_digest_alone(project):
+    paths = sorted((project / "notebooks").rglob("*.ipynb"))
+    lessons = [nbtools.code_cells(nbtools.read(path)) for path in paths]
+    assert len(write_setup_cells.differences(project)) == len(paths) + 1
+    write_setup_cells.main(project)
+    assert write_setup_cells.differences(project) == []
+    for path, lesson in zip(paths, lessons, strict=True):
+        assert check_notebooks.problems(path) == []
+        notebook = nbtools.read(path)
+        kept = [(c.source, c.outputs, c.execution_count) for c in lesson]
+        now = nbtools.code_cells(notebook)
+        assert [(c.source, c.outputs, c.execution_count) for c in now] == kept
+        ids = [cell["id"] for cell in notebook.cells]
+        assert ids == [f"cell-{number:02}" for number in range(len(ids))]
+        assert notebook.cells[0].source == "# T"
+    readme = (project / "README.md").read_text()
+    assert "notebooks/02_two.ipynb" in readme and "solutions" not in readme
+    assert readme.startswith("# Course\n") and readme.endswith("\nEnd.\n")
+
+
+def test_publishing_is_a_change_of_the_address(project):
+    write_setup_cells.main(project)
+    path = project / "pyproject.toml"
+    old = write_setup_cells.source_of(project)["repository"]
+    path.write_text(path.read_text().replace(old, "https://github.com/me/course"))
+    assert len(write_setup_cells.differences(project)) == 4
+    write_setup_cells.main(project)
+    for file in (*(project / "notebooks").rglob("*.ipynb"), project / "README.md"):
+        text = file.read_text()
+        assert old not in text and "github.com/me/course" in text
+
+
+def test_a_set_up_cell_is_not_executed_here_and_a_changed_one_is_found(project):
+    write_setup_cells.main(project)
+    path = project / "notebooks" / "01_one.ipynb"
+    notebook = nbtools.read(path)
+    notebook.cells[2].source = "open('was-run', 'w')"
+    nbtools.write(notebook, path)
+    assert len(write_setup_cells.differences(project)) == 1
+    environment = nbtools.kernel_environment(project / "home", offline=True)
+    nbtools.execute(path, project / "copy.ipynb", environment)
+    assert not (path.parent / "was-run").exists()
+    assert nbtools.read(project / "copy.ipynb").cells[4].outputs[0].text == "2\n"
+
+
+def test_a_readme_without_a_place_for_badges_is_refused(project):
+    (project / "README.md").write_text("# Course\n")
+    assert write_setup_cells.differences(project)
+    with pytest.raises(SystemExit):
+        write_setup_cells.main(project)
+
+
+# --- Pins -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def packages(monkeypatch):
+    """Pretend that these packages and GPUs are there: call with them."""
+
+    def pretend(which: str, gpus=(), **changes: str) -> None:
+        found = platforms.pins(which) | changes
+        found = {name: version for name, version in found.items() if version}
+        monkeypatch.setattr(platforms, "installed", lambda: found)
+        monkeypatch.setattr(platforms, "gpus", lambda: list(gpus))
+
+    return pretend
+
+
+A100 = ("NVIDIA A100-SXM4-80GB", 580, 8.0)
+
+
+def test_the_right_packages_pass(packages):
+    packages("cpu", torch=platforms.pins("cpu")["torch"] + "+cpu")
+    assert platforms.differences("cpu") == {}
+    assert platforms.check_versions()
+    packages("gpu", [A100], torch=platforms.pins("gpu")["torch"] + "+cu130")
+    assert platforms.differences("gpu") == {}
+    assert platforms.version_table().same.all()
+
+
+@pytest.mark.parametrize("torch", ["2.13.0", "2.11.1+cu130", "2.13.0+cpu", ""])
+def test_a_wrong_torch_is_refused_on_a_gpu(packages, torch):
+    packages("gpu", [A100], torch=torch)
+    with pytest.raises(platforms.VersionError) as caught:
+        platforms.check_versions()
+    assert platforms.pins("gpu")["torch"] in str(caught.value)
+
+
+def test_other_packages_are_named_and_not_refused(packages):
+    packages("gpu", [A100], trl="1.16.0", peft="", numba="0.66.0", ipykernel="1.0")
+    wrong = {"trl": "1.16.0", "peft": "", "numba": "0.66.0"}
+    assert platforms.differences("gpu") == wrong
+    said = platforms.check_versions()
+    assert all(name in said for name in ("trl", "peft", "numba"))
+    same = platforms.version_table().same
+    assert not same["trl"] and not same["peft"] and same["torch"]
+
+
+def test_which_pins_belong_to_an_environment(packages):
+    packages("cpu", [A100], torch="2.13.0+cpu")  # the CPU course beside a GPU
+    assert platforms.tier() == "cpu"
+    packages("cpu", [A100], torch="2.13.0")  # a CUDA build, without vLLM
+    assert platforms.tier() == "gpu"
+    packages("gpu")  # its GPU hidden, or gone
+    assert platforms.tier() == "gpu"
+    packages("cpu")
+    assert platforms.tier() == "cpu"
+
+
+def test_the_two_tiers_are_complete_and_agree():
+    cpu, gpu = platforms.pins("cpu"), platforms.pins("gpu")
+    for which, pins in (("cpu", cpu), ("gpu", gpu)):
+        assert set(platforms.direct(which)) <= set(pins)
+        for line in (ROOT / platforms.FILES[which]).with_suffix(".in").open():
+            if asked := re.match(r"([\w-]+)==([\w.]+)", line):
+                name = asked[1].replace("_", "-")
+                assert pins.get(name, asked[2]) == asked[2]
+    shared = ("unsloth", "unsloth-zoo", "transformers", "trl", "peft", "datasets")
+    assert {cpu[name] for name in shared} == {gpu[name] for name in shared}
+    assert all(cpu[name] == gpu[name] for name in shared)
+
+
+def test_conda_takes_the_pins_of_the_gpu():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip, files = environment["dependencies"]
+    assert (python, pip) == ("python=3.12", "pip")
+    assert files == {"pip": ["-r requirements.txt"]}
+
+
+# --- Mirrors --------------------------------------------------------------------------
+
+
+def test_data_is_asked_for_at_the_mirror(tmp_path):
+    asked = []
+
+    class Mirror(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Mirror)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    code = "from grpo_course import data\n"
+    code += "try:\n    data.load_rows('someone/something:train', 'grpo')\n"
+    code += "except data.DataError:\n    pass"
+    environment = os.environ | {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HOME": str(tmp_path),
+        "HF_HUB_OFFLINE": "0",
+        "HF_DATASETS_OFFLINE": "0",
+        "NO_PROXY": "127.0.0.1",
+        "PYTHONPATH": str(nbtools.FOLDER),
+    }
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    server.shutdown()
+    assert any("someone/something" in path for path in asked)

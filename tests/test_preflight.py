@@ -1,0 +1,136 @@
+"""The checks before a long step, what is measured in it, and where caches go."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from grpo_course import caches, checks, preflight, profiles
+
+CPU = profiles.PROFILES["cpu"]
+STEPS = sorted(preflight.LOWER)
+
+
+def model_like(parameters=1000, hidden=64):
+    """What `check` reads of a model: its configuration and its trained weights."""
+    config = SimpleNamespace(
+        hidden_size=hidden,
+        intermediate_size=3 * hidden,
+        num_hidden_layers=2,
+        vocab_size=600,
+    )
+    weight = torch.nn.Parameter(torch.zeros(parameters, device="meta"))
+    frozen = torch.nn.Parameter(torch.zeros(9, device="meta"), requires_grad=False)
+    return SimpleNamespace(config=config, parameters=lambda: [weight, frozen])
+
+
+@pytest.fixture(autouse=True)
+def nothing_measured(tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_HOME", str(tmp_path))
+    monkeypatch.setattr(preflight, "MEASURED", tmp_path / "usage.json")
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_that_fits_gives_a_table(step):
+    table = preflight.check(step, CPU, model_like())
+    assert (table["needed"].iloc[:2] <= table["there"].iloc[:2]).all()
+    assert table["source"].iloc[0] == "estimated"
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_that_cannot_fit_names_a_setting_to_lower(step, monkeypatch):
+    monkeypatch.setattr(preflight, "_free_memory", lambda profile: 0.0)
+    with pytest.raises(preflight.TooLittle) as caught:
+        preflight.check(step, CPU, model_like())
+    named = [f"COURSE_{n.upper()}" for n in preflight.LOWER[step]]
+    assert any(name in str(caught.value) for name in named)
+    known = {f"COURSE_{name.upper()}" for name in vars(CPU)}
+    words = {word.strip("(),.:") for word in str(caught.value).split()}
+    assert {word for word in words if word.startswith("COURSE_")} <= known
+
+
+def test_too_little_disk_is_said_before_the_step(monkeypatch):
+    nothing = SimpleNamespace(free=0)
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: nothing)
+    with pytest.raises(preflight.TooLittle, match="COURSE_HOME"):
+        preflight.check("sft", CPU, model_like())
+
+
+@pytest.mark.parametrize("larger", ["batch", "length", "adapter", "model"])
+def test_the_estimate_grows_with_what_takes_memory(larger):
+    profile, model = CPU, model_like()
+    before = preflight._estimate("grpo", profile, model)
+    if larger == "batch":
+        profile = replace(CPU, grpo_batch_size=2 * CPU.grpo_batch_size)
+    elif larger == "length":
+        profile = replace(CPU, max_seq_length=2 * CPU.max_seq_length)
+    else:
+        model = model_like(
+            **({"adapter": {"parameters": 10**6}, "model": {"hidden": 128}}[larger])
+        )
+    assert preflight._estimate("grpo", profile, model) > before
+
+
+def test_a_measurement_of_the_same_profile_and_model_is_preferred():
+    row = {"step": "sft", "profile": "cpu", "model": CPU.model_name, "minutes": 7.0}
+    row |= {"machine": "a GPU", "gib_before": 1.0, "gib_peak": 1.5}
+    other = row | {"model": "another", "minutes": 9.0}
+    preflight.MEASURED.write_text(json.dumps([row, other]))
+    table = preflight.check("sft", CPU, model_like())
+    assert table.loc["memory (GiB)", "needed"] == 0.5
+    assert table.loc["time (minutes)", "needed"] == 7.0
+    assert "a GPU" in table.loc["time (minutes)", "source"]
+
+
+def test_out_of_memory_is_answered_with_advice():
+    with pytest.raises(preflight.TooLittle, match="COURSE_GRPO_BATCH_SIZE") as caught:
+        with preflight.watch("grpo", CPU):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
+
+
+def test_other_errors_pass_and_the_time_is_kept_all_the_same():
+    with pytest.raises(KeyError), preflight.watch("sft", CPU) as usage:
+        raise KeyError("mine")
+    assert usage["minutes"] >= 0
+
+
+def test_usage_can_go_into_a_manifest():
+    with preflight.watch("sft", CPU) as usage:
+        pass
+    assert {"machine", "profile", "gib_peak", "minutes"} <= set(usage)
+    json.dumps(usage, allow_nan=False)
+
+
+def test_a_gpu_cannot_be_held_to_more_than_it_has():
+    big = checks.Hardware(gpu_gib=16.0, bf16=True, vllm=True)
+    profile = replace(profiles.PROFILES["l4"], gpu_gib=22.0)
+    with pytest.raises(checks.ProfileError, match="gpu_gib"):
+        checks.validate(profile, big)
+    checks.validate(replace(profile, gpu_gib=15.0), big)
+
+
+def test_memory_alone_makes_no_other_stage():
+    smaller = replace(CPU, gpu_gib=10.0, gpu_memory_utilization=0.1)
+    assert smaller.settings_for("grpo") == CPU.settings_for("grpo")
+
+
+@pytest.mark.parametrize("given", [None, "/elsewhere"])
+def test_caches_live_in_the_course_home_unless_told_otherwise(tmp_path, given):
+    environment = os.environ | {"COURSE_HOME": str(tmp_path)}
+    for variable in caches.FOLDERS:
+        environment.pop(variable, None)
+    if given:
+        environment["VLLM_CACHE_ROOT"] = given
+    code = "import grpo_course, os; print(os.environ['VLLM_CACHE_ROOT'])"
+    folder = checks.REPO / "notebooks"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=folder, capture_output=True
+    )
+    assert done.stdout.decode().strip() == (given or f"{tmp_path}/cache/vllm")
+    assert not list(tmp_path.iterdir())  # nothing is created by an import

@@ -1,0 +1,171 @@
+"""Other people's data: whatever is in a local file is kept, or dropped and counted."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grpo_course import data, grpo_data, sft_data
+from grpo_course.checks import REPO
+from grpo_course.profiles import PROFILES
+from grpo_course.rewards import parse_number
+from grpo_course.template import apply_template
+
+FEW = settings(deadline=None, derandomize=True, database=None, max_examples=60)
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=20),
+    st.sampled_from(["42", "What is 6*7?", "<SOLUTION>", "6*7=42.\n#### 42", "NaN"]),
+    st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+    st.just("long " * 300),
+    st.just("\ud800"),
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    from transformers import AutoTokenizer
+
+    return apply_template(AutoTokenizer.from_pretrained(REPO / "models/tiny-qwen3"))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A function that writes rows (or ready lines) to a file and names it."""
+    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
+
+    def write(rows) -> str:
+        lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+        path.write_text("\n".join(lines))
+        return str(path)
+
+    return write
+
+
+def rows_of(layout):
+    columns = [*data.COLUMNS[layout], *data.GSM8K, "more"]
+    row = st.dictionaries(st.sampled_from(columns), VALUES, max_size=6)
+    return st.lists(row, min_size=1, max_size=8)
+
+
+@given(rows=rows_of("grpo"))
+@FEW
+def test_any_rows_become_usable_prompts_or_are_counted(written, rows):
+    try:
+        table = data.load_rows(written(rows), "grpo")
+    except data.DataError as error:
+        assert "columns" in str(error)
+        return
+    kept, dropped = grpo_data.usable_problems(table, [])
+    assert len(kept) + sum(dropped.values()) == len(rows)
+    for problem in kept:
+        assert problem["prompt"][-1]["content"].strip()
+        assert parse_number(problem["answer"]) is not None
+
+
+@given(rows=rows_of("sft"))
+@FEW
+def test_any_rows_become_usable_examples_or_are_counted(written, tokenizer, rows):
+    try:
+        table = data.load_rows(written(rows), "sft")
+        kept, dropped = sft_data.prepare_rows(table, tokenizer, 192)
+    except data.DataError as error:
+        assert "columns" in str(error) or "filter" in str(error)
+        return
+    assert len(kept) + sum(map(len, dropped.values())) == len(rows)
+    assert all(row["tokens"] <= 192 and row["problem"] for row in kept)
+
+
+GOOD = {"prompt": "What is 6*7?", "solution": "42"}
+
+
+@pytest.mark.parametrize(
+    "bad, filter_name",
+    [
+        ({"solution": "42"}, "no question"),
+        ({"prompt": None, "solution": "42"}, "no question"),
+        ({"prompt": math.nan, "solution": "42"}, "no question"),
+        ({"prompt": " \n ", "solution": "42"}, "no question"),
+        ({"prompt": ["What is 1+1?"], "solution": "2"}, "no question"),
+        ({"prompt": "What is 1+1?"}, "no number"),
+        ({"prompt": "What is 1+1?", "solution": None}, "no number"),
+        ({"prompt": "What is 1+1?", "solution": math.nan}, "no number"),
+        ({"prompt": "What is 1+1?", "solution": math.inf}, "no number"),
+        ({"prompt": "What is 1+1?", "solution": True}, "no number"),
+        ({"prompt": "What is 1+1?", "solution": "two"}, "no number"),
+        ({"prompt": "What is  6*7? ", "solution": 42}, "duplicate"),
+        ({"prompt": "What is 9*9?", "solution": "81"}, "held out"),
+    ],
+)
+def test_each_kind_of_bad_row_is_counted_under_its_name(written, bad, filter_name):
+    rows = data.load_rows(written([GOOD, bad]), "grpo")
+    held_out = [grpo_data.as_problem({"prompt": "What is 9*9?", "solution": "81"})]
+    kept, dropped = grpo_data.usable_problems(rows, held_out)
+    assert [problem["answer"] for problem in kept] == ["42"]
+    assert dropped.pop(filter_name) == 1 and not any(dropped.values())
+
+
+def test_numbers_and_texts_may_stand_in_one_column(written):
+    rows = [GOOD | {"prompt": f"{n}?", "solution": n} for n in (7, 7.5, "7", -0.0)]
+    read = data.load_rows(written(rows), "grpo")["solution"][:]
+    assert read == ["7", "7.5", "7", "-0.0"]
+
+
+@pytest.mark.parametrize(
+    "lines, line",
+    [
+        (["", '{"prompt": "a"', ""], 2),
+        (['{"prompt": "a", "solution": "1"}', "[1]"], 2),
+        (["NaN"], 1),
+        (["{" * 100_000], 1),
+    ],
+)
+def test_a_line_that_is_no_object_is_named(written, lines, line):
+    with pytest.raises(data.DataError, match=f"line {line}\\b"):
+        data.load_rows(written(lines), "grpo")
+
+
+def test_a_file_in_another_encoding_or_without_rows_is_refused(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    for content in (b'{"prompt": "\xe9"}', b"\xff\xfe{\x00}\x00", b"", b"\n \n"):
+        path.write_bytes(content)
+        with pytest.raises(data.DataError, match="rows.jsonl"):
+            data.load_rows(str(path), "grpo")
+    path.write_bytes(b'\xef\xbb\xbf{"prompt": "a", "solution": "1"}\r\n')  # Windows
+    assert data.load_rows(str(path), "grpo").to_list() == [
+        {"prompt": "a", "solution": "1"}
+    ]
+
+
+@pytest.mark.parametrize(
+    "field, value, filter_name",
+    [
+        ("expected_answer", None, "missing value"),
+        ("expected_answer", "many", "answer is no number"),
+        ("generated_solution", "<SOLUTION>42</SOLUTION>", "tags inside"),
+        ("generated_solution", "6*7=42. " * 300, "more than 192 tokens"),
+    ],
+)
+def test_the_filter_that_left_nothing_is_named(
+    written, tokenizer, field, value, filter_name
+):
+    row = {"problem": "6*7?", "generated_solution": "42", "expected_answer": "42"}
+    rows = data.load_rows(written([row | {field: value}] * 3), "sft")
+    with pytest.raises(data.DataError, match=filter_name):
+        sft_data.prepare_rows(rows, tokenizer, 192)
+
+
+def test_evaluation_problems_of_ones_own_are_kept_out_of_training(written):
+    rows = [{"question": f"{n}+1?", "answer": f"#### {n + 1}"} for n in range(10)]
+    source = written(rows)
+    profile = replace(PROFILES["cpu"], eval_data=source, eval_problems=4)
+    held_out = grpo_data.held_out_problems(profile)
+    kept, dropped = grpo_data.usable_problems(data.load_rows(source, "grpo"), held_out)
+    assert len(held_out) == 4 and len(kept) == 6 and dropped["held out"] == 4

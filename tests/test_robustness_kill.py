@@ -1,0 +1,272 @@
+"""SIGKILL at random moments: what is finished stays, what is not goes on the same way.
+
+The notebooks 03, 05 and 06 run as plain processes: one parent imports Unsloth once and
+forks a child for each run, which executes a notebook's cells and can be killed. Two
+homes start from the same stages: in one nothing is disturbed, in the other processes
+are killed at random moments and started again. What comes out must be the same, and
+every step on the way too.
+
+`pytest -m slow` does the same with more seeds.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+import pytest
+
+import nbtools
+
+SECRET = "hf_PlantedTokenThatMustNotGetOut0003"
+SETTINGS = {
+    "HF_TOKEN": SECRET,
+    "SWANLAB_API_KEY": SECRET,
+    "COURSE_PROFILE": "cpu",
+    "COURSE_EVAL_PROBLEMS": "8",
+    "COURSE_SFT_EPOCHS": "1",
+    "COURSE_GRPO_STEPS": "8",
+    "COURSE_GRPO_BATCH_SIZE": "8",
+    "COURSE_NUM_GENERATIONS": "4",
+    "COURSE_MAX_COMPLETION_LENGTH": "48",
+    "COURSE_SAVE_STEPS": "3",
+    "COURSE_TRACK": "disabled",
+    "COURSE_EXPORTS": "lora",
+    "HF_HUB_OFFLINE": "1",
+    "MPLBACKEND": "Agg",
+    "OMP_NUM_THREADS": "1",
+    "TQDM_DISABLE": "1",
+}
+# What a log says of the machine and not of the model, or depends on that.
+CLOCK = {"step_time", "minutes", "tokens a second", "exports.csv", "seal"}
+
+
+# --- The parent, which forks a run for each line that it reads ------------------------
+
+
+def serve():
+    """A request is {"notebook", "home", "log"}; the answers: the child's process id,
+    and, when it has ended, its exit status."""
+    from grpo_course.quiet import quiet
+
+    replies, sys.stdout = os.fdopen(os.dup(1), "w"), sys.stderr
+    with quiet():
+        import trl  # noqa: F401
+        import unsloth  # noqa: F401
+
+    print("ready", file=replies, flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            os._exit(run_cells(**request))
+        print(pid, file=replies, flush=True)
+        print(os.waitpid(pid, 0)[1], file=replies, flush=True)
+
+
+def run_cells(notebook: str, home: str, log: str) -> int:
+    """Execute the code of a notebook in this process; what it prints goes to `log`."""
+    os.setsid()
+    os.environ["COURSE_HOME"] = home
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1)
+    (path,) = nbtools.FOLDER.glob(f"{notebook}_*.ipynb")
+    os.chdir(path.parent)
+    names = {"__name__": "__main__"}
+    try:
+        for cell in nbtools.code_cells(nbtools.read(path)):
+            exec(compile(cell.source, f"{notebook}:{cell.id}", "exec"), names)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+# --- Runs, and kills ------------------------------------------------------------------
+
+
+class Server:
+    """Runs notebooks one after the other, and kills some of them."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("COURSE_")}
+        caches = {"UNSLOTH_COMPILE_LOCATION": str(folder / "unsloth")}
+        self.process = subprocess.Popen(
+            [sys.executable, __file__],
+            env=environ | SETTINGS | caches | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=(folder / "server.log").open("w"),
+            text=True,
+        )
+        assert self.process.stdout.readline() == "ready\n"
+
+    def log(self, home: Path, notebook: str) -> Path:
+        return self.folder / f"{home.name}-{notebook}.log"
+
+    def run(self, home: Path, notebook: str, kill=None) -> float | None:
+        """Run a notebook in a home; its seconds, or None when it was killed.
+
+        `kill` is called with the log's path in a thread; when it returns, SIGKILL.
+        """
+        log = self.log(home, notebook)
+        request = {"notebook": notebook, "home": str(home), "log": str(log)}
+        print(json.dumps(request), file=self.process.stdin, flush=True)
+        begun, pid = time.monotonic(), int(self.process.stdout.readline())
+        over = threading.Event()
+
+        def execution():
+            kill(log, over)
+            with contextlib.suppress(ProcessLookupError):
+                if not over.is_set():
+                    os.killpg(pid, signal.SIGKILL)
+
+        executioner = threading.Thread(target=execution)
+        if kill:
+            executioner.start()
+        status = int(self.process.stdout.readline())
+        over.set()
+        if kill:
+            executioner.join()
+        if os.WIFSIGNALED(status):
+            return None
+        assert status == 0, log.read_text()[-4000:]
+        return time.monotonic() - begun
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+def at_second(seconds: float):
+    return lambda log, over: over.wait(seconds)
+
+
+def after_step(step: int, seconds: float):
+    """So many seconds after the progress line of a training shows that step again."""
+
+    def kill(log, over):
+        shown = f"step {step} of"
+        begin = len(log.read_text()) if log.exists() else 0
+        while not over.wait(0.02):
+            if log.exists() and shown in log.read_text()[begin:]:
+                over.wait(seconds)
+                return
+
+    return kill
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Each file's sha256; of a manifest without what depends on the clock."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name not in CLOCK and path.suffix != ".lock":
+            raw = path.read_bytes()
+            if path.name == "manifest.json":
+                manifest = without_clock(json.loads(raw))
+                if manifest["stage"] == "export":
+                    del manifest["digest"]  # of exports.csv, too
+                raw = repr(manifest).encode()
+            found[str(path.relative_to(folder))] = hashlib.sha256(raw).hexdigest()
+    return found
+
+
+def without_clock(value):
+    if isinstance(value, dict):
+        return {k: without_clock(v) for k, v in value.items() if k not in CLOCK}
+    return [without_clock(v) for v in value] if isinstance(value, list) else value
+
+
+def log_of(home: Path, stage: str) -> list[dict]:
+    manifest = json.loads((home / "stages" / stage / "manifest.json").read_text())
+    return without_clock(manifest["metrics"]["log_history"])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("kill"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(server):
+    """A home in which all ran through at once, and the seconds that each took."""
+    home = server.folder / "undisturbed"
+    seconds = {number: server.run(home, number) for number in ("01", "02")}
+    shutil.copytree(home, server.folder / "prepared")
+    seconds |= {number: server.run(home, number) for number in ("03", "05", "06")}
+    return home, seconds
+
+
+def kill_and_run(server, undisturbed, seed: int, kills: dict[str, list]) -> list[str]:
+    """Kill notebooks, start them again until they are through, then compare.
+
+    kills: for each notebook the steps of its training after which it is killed, one
+    start after the other; None is any moment from its first second to its last.
+    Returns the steps that the training of notebook 05 showed, all starts together.
+    """
+    calm, seconds = undisturbed
+    home = server.folder / f"killed-{seed}"
+    shutil.copytree(server.folder / "prepared", home)
+    rng, killed, shown = random.Random(seed), 0, ""
+    for notebook, steps in kills.items():
+        for step in steps:
+            before = contents(home / "stages")
+            moment = at_second(rng.uniform(0, seconds[notebook]))
+            if step:
+                moment = after_step(step, rng.uniform(0, 1))
+            killed += server.run(home, notebook, moment) is None
+            now = contents(home / "stages")
+            assert {name: now[name] for name in before} == before
+        if notebook == "05":  # the machine is gone; here is a copy of its COURSE_HOME
+            shown = server.log(home, "05").read_text()
+            home = shutil.move(home, server.folder / f"elsewhere-{seed}")
+        server.run(home, notebook)
+    assert contents(home / "stages") == contents(calm / "stages")
+    assert contents(home / "exports") == contents(calm / "exports")
+    for stage in ("sft", "grpo"):
+        assert log_of(home, stage) == log_of(calm, stage)
+    files = [path for path in server.folder.rglob("*") if path.is_file()]
+    assert not [path for path in files if SECRET.encode() in path.read_bytes()]
+    assert killed >= sum(map(len, kills.values())) / 2
+    shown += server.log(home, "05").read_text()
+    return re.findall(r"step (\d+) of", shown)
+
+
+def test_killed_at_random_moments_the_course_ends_as_if_undisturbed(
+    server, undisturbed
+):
+    kills = {"03": [14], "05": [2, 6, None], "06": [None]}
+    steps = kill_and_run(server, undisturbed, 1, kills)
+    assert steps.count("1") < 1 + len(kills["05"])  # it went on from a checkpoint
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2, 8))
+def test_killed_again_and_again(server, undisturbed, seed):
+    rng = random.Random(seed)
+    kills = {
+        "03": [rng.choice([None, *range(1, 31)]) for _ in range(3)],
+        "05": [rng.choice([None, None, *range(1, 9)]) for _ in range(6)],
+        "06": [None] * 3,
+    }
+    kill_and_run(server, undisturbed, seed, kills)
+
+
+if __name__ == "__main__":
+    serve()

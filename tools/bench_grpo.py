@@ -1,0 +1,307 @@
+"""How fast is a GRPO step? The tutorial's settings, ours, and plain TRL, in one run.
+
+    make_random_model.py /tmp/qwen3-8b
+    bench_grpo.py --model /tmp/qwen3-8b --output results/gpu-throughput.json
+
+Each variant trains in a process of its own on the same GPU, with completions forced to
+the same length, so that all do the same work per token. The first step compiles and is
+told apart; of the following ones the median counts. One row a variant, beside the ideal
+from the GPU's own memory bandwidth and matrix rate, measured here as well.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "notebooks"))
+TOKENS = 512  # of each completion
+STEPS = 4  # the first is not counted
+
+# engine, completions in a micro-batch, micro-batches a step, completions in a group
+VARIANTS = {
+    "tutorial": ("unsloth", 4, 1, 4),
+    "course": ("unsloth", 4, 8, 8),
+    "unsloth 8x4": ("unsloth", 8, 4, 8),
+    "unsloth 16x2": ("unsloth", 16, 2, 8),
+    "unsloth 32x1": ("unsloth", 32, 1, 8),
+    "unsloth 8x8": ("unsloth", 8, 8, 8),
+    "plain trl": ("trl", 32, 1, 8),
+}
+NAMES = ["ideal", *VARIANTS]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("variants", nargs="*", metavar="VARIANT", help=", ".join(NAMES))
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--one", choices=NAMES, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if unknown := set(options.variants) - {*NAMES}:
+        parser.error(f"no variant {unknown.pop()!r}: take some of {', '.join(NAMES)}")
+    if options.one:
+        ask = ideal if options.one == "ideal" else partial(measure, options.one)
+        print(json.dumps(ask(options.model)))
+        return
+    rows = []
+    for name in options.variants or NAMES:
+        rows.append(in_process(name, options))
+        print(json.dumps(rows[-1]), flush=True)
+        lines = ",\n".join(json.dumps(row) for row in rows)
+        options.output.write_text(f"[\n{lines}\n]\n")
+
+
+def in_process(name: str, options) -> dict:
+    """Measure a variant in a fresh process; what went wrong is a row as well."""
+    command = [sys.executable, __file__, "--one", name, "--model", options.model]
+    command += ["--output", os.devnull]
+    log = options.output.with_suffix(f".{name.replace(' ', '-')}.log")
+    with log.open("w") as errors:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+    if done.returncode:
+        with log.open("a") as file:
+            file.write(done.stdout)
+        return {
+            "variant": name,
+            "error": f"ended with {done.returncode}, see {log.name}",
+        }
+    log.unlink()
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(name: str, model_name: str) -> dict:
+    """Train a few steps; seconds, completion tokens a second, and GiB at the peak."""
+    engine, batch, micro_batches, group = VARIANTS[name]
+    started = time.monotonic()
+    load = load_unsloth if engine == "unsloth" else load_trl
+    model, tokenizer, more = load(model_name)
+    loaded = time.monotonic() - started
+    took = run_grpo(
+        model,
+        tokenizer,
+        TOKENS,
+        STEPS,
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=micro_batches,
+        num_generations=group,
+        **more,
+    )
+    return {"variant": name, "start_to_loaded_s": round(loaded, 1)} | took
+
+
+def run_grpo(model: dict, tokenizer, tokens: int, steps: int, **settings) -> dict:
+    """GRPO steps with completions of exactly `tokens` tokens and rewards at random.
+
+    model: the trainer's arguments `model` and perhaps `peft_config`. settings: more of
+    GRPOConfig's. Returns a row: what it took, medians over all steps but the first.
+    """
+    import torch
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    from grpo_course import data, preflight
+    from grpo_course.grpo_data import as_prompt
+    from grpo_course.template import apply_template
+
+    problems = data.load_rows("embedded:grpo", "grpo", seed=0)
+    prompts = [{"prompt": as_prompt(row["prompt"])} for row in problems]
+    defaults = {
+        "learning_rate": 5e-6,
+        "optim": "adamw_8bit",
+        "beta": 0.0,
+        "loss_type": "dapo",
+        "epsilon_high": 0.2,
+        "mask_truncated_completions": False,
+        "temperature": 1.0,
+        "bf16": True,
+    }
+    config = GRPOConfig(
+        output_dir=tempfile.mkdtemp(),
+        save_strategy="no",
+        report_to="none",
+        max_steps=steps,
+        max_completion_length=tokens,
+        generation_kwargs={"min_tokens": tokens, "ignore_eos": True},
+        use_vllm=True,
+        vllm_mode="colocate",
+        **defaults | settings,
+    )
+    steps_taken, generating = StepTimes(), []
+    trainer = GRPOTrainer(
+        args=config,
+        processing_class=apply_template(tokenizer),
+        reward_funcs=lambda completions, **_: torch.rand(len(completions)).tolist(),
+        train_dataset=Dataset.from_list(prompts),
+        callbacks=[steps_taken.callback()],
+        **model,
+    )
+    engine_generate = trainer.vllm_generation.generate
+
+    def timed(*args, **kwargs):
+        begin = time.monotonic()
+        result = engine_generate(*args, **kwargs)
+        generating.append(time.monotonic() - begin)
+        return result
+
+    trainer.vllm_generation.generate = timed
+    torch.cuda.reset_peak_memory_stats()
+    trainer.train()
+    lengths = {
+        entry["completions/mean_length"]
+        for entry in trainer.state.log_history
+        if "completions/mean_length" in entry
+    }
+    assert lengths == {float(tokens)}, f"The completions have other lengths: {lengths}"
+    first, *warm = steps_taken.seconds
+    seconds = statistics.median(warm)
+    completions = config.per_device_train_batch_size
+    completions *= config.gradient_accumulation_steps
+    return {
+        "machine": preflight.machine(),
+        "completions": completions,
+        "tokens": tokens,
+        "first_step_s": round(first, 1),
+        "step_s": round(seconds, 2),
+        "of_it_generating_s": round(statistics.median(generating[1:]), 2),
+        "tokens_per_s": round(completions * tokens / seconds),
+        "gib_peak": round(preflight.gpu_gib(peak=True), 1),
+        "n": len(warm),
+    }
+
+
+class StepTimes:
+    """Seconds of each optimizer step of a trainer, in `seconds`."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def callback(self):
+        """What to hand to the trainer."""
+        import torch
+        from transformers import TrainerCallback
+
+        seconds = self.seconds
+
+        class Clock(TrainerCallback):
+            def on_step_begin(self, *args, **kwargs):
+                self.started = time.monotonic()
+
+            def on_step_end(self, *args, **kwargs):
+                torch.cuda.synchronize()
+                seconds.append(time.monotonic() - self.started)
+
+        return Clock()
+
+
+def load_unsloth(model_name: str):
+    """Model and tokenizer as notebooks 01 and 05 load them, with the profile a100."""
+    from dataclasses import replace
+
+    import unsloth  # noqa: F401  # first: it patches the libraries below
+
+    from grpo_course.model import add_adapter, load_base_model
+    from grpo_course.profiles import PROFILES
+
+    profile = replace(PROFILES["a100"], model_name=model_name)
+    model, tokenizer = load_base_model(profile)
+    more = {"gradient_checkpointing": True}
+    return {"model": add_adapter(model, profile)}, tokenizer, more
+
+
+def load_trl(model_name: str):
+    """The same with TRL and PEFT alone; vLLM then holds weights of its own."""
+    from peft import LoraConfig
+    from transformers import AutoTokenizer
+
+    from grpo_course.model import TARGET_MODULES
+
+    adapter = LoraConfig(r=32, lora_alpha=64, target_modules=TARGET_MODULES)
+    more = {
+        "model_init_kwargs": {"dtype": "bfloat16"},
+        "vllm_gpu_memory_utilization": 0.35,
+        "vllm_max_model_length": 2048,
+        "gradient_checkpointing": True,
+    }
+    tokenizer = AutoTokenizer.from_pretrained(model_name)
+    return {"model": model_name, "peft_config": adapter}, tokenizer, more
+
+
+def ideal(model_name: str) -> dict:
+    """A step of 32 completions if nothing but the GPU's own limits counted.
+
+    Generating reads all weights and the cache for each token. The loss takes 6 floating
+    point operations a weight and token: 2 forward, 2 once more for the checkpoints, and
+    2 backward, half of the usual, because frozen weights need no gradient.
+    """
+    from transformers import AutoConfig
+
+    from grpo_course import preflight
+
+    config = AutoConfig.from_pretrained(model_name)
+    hidden, layers = config.hidden_size, config.num_hidden_layers
+    heads = config.num_attention_heads + config.num_key_value_heads
+    layer = 2 * heads * config.head_dim * hidden + 3 * hidden * config.intermediate_size
+    weights = layers * layer + config.vocab_size * hidden  # the embedding is a look-up
+    rows, prompt = 32, 128
+    cache = 4 * layers * config.num_key_value_heads * config.head_dim  # bytes a token
+    read = 2 * weights + rows * cache * (prompt + TOKENS / 2)
+    bandwidth, rate = bytes_per_second(), operations_per_second()
+    generating = TOKENS * read / bandwidth
+    training = 6 * weights * rows * (prompt + TOKENS) / rate
+    seconds = generating + training
+    return {
+        "variant": "ideal",
+        "machine": preflight.machine(),
+        "completions": rows,
+        "tokens": TOKENS,
+        "step_s": round(seconds, 2),
+        "of_it_generating_s": round(generating, 2),
+        "tokens_per_s": round(rows * TOKENS / seconds),
+        "bandwidth_tb_per_s": round(bandwidth / 1e12, 2),
+        "rate_tflop_per_s": round(rate / 1e12),
+    }
+
+
+def bytes_per_second() -> float:
+    """Bytes read and written a second by a copy within the GPU's memory."""
+    import torch
+
+    source = torch.empty(2**31, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * source.numel() / seconds_of(lambda: target.copy_(source))
+
+
+def operations_per_second() -> float:
+    """Floating-point operations a second of a large bfloat16 matrix product."""
+    import torch
+
+    size = 8192
+    a, b = (torch.randn(size, size, device="cuda").bfloat16() for _ in range(2))
+    return 2 * size**3 / seconds_of(lambda: a @ b)
+
+
+def seconds_of(work, repeats: int = 20) -> float:
+    """The median time of one call on the GPU, in seconds."""
+    import torch
+
+    times = []
+    for _ in range(repeats + 3):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end) / 1000)
+    return statistics.median(times[3:])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""What was measured on GPUs, and how a reader adds rows from a run of their own.
+
+    gpu_results.py add                    rows of what COURSE_HOME holds
+    gpu_results.py add --name "My model"  the same, with this name for the model
+    gpu_results.py README.md              write the tables into the README
+
+Rows are kept in results/gpu.json (a row a stage), results/gpu-usage.json (a row a long
+step: time and memory) and results/gpu-throughput.json (from bench_grpo.py). A new row
+replaces that of the same machine, profile, model and step.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+
+import nbtools
+import results
+
+sys.path.insert(0, str(nbtools.FOLDER))
+
+from grpo_course import stages  # noqa: E402
+
+ACCURACY = results.ROOT / "results" / "gpu.json"
+USAGE = results.ROOT / "results" / "gpu-usage.json"
+THROUGHPUT = results.ROOT / "results" / "gpu-throughput.json"
+START, END = "<!-- gpu:start -->", "<!-- gpu:end -->"
+KEY = ("machine", "profile", "model", "seed", "stage", "step", "gib_held")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("what", help='"add", or the README to write the tables into')
+    parser.add_argument(
+        "--name", help="what to call the model, if it is a local folder"
+    )
+    options = parser.parse_args()
+    if options.what != "add":
+        write_readme(Path(options.what))
+        return
+    accuracy, usage = collect(stages.home(), options.name)
+    if not usage:
+        sys.exit(f"{stages.home()} has no finished stage sft or grpo of a GPU profile.")
+    merge(ACCURACY, accuracy)
+    merge(USAGE, usage)
+    write_readme(results.ROOT / "README.md")
+    print(accuracy_as_markdown(accuracy))
+
+
+def collect(home: Path, label: str | None = None) -> tuple[list[dict], list[dict]]:
+    """Rows of accuracy and of usage from the stages under a COURSE_HOME.
+
+    Usage: seconds a step and completion tokens a second are medians over the steps of
+    the log without the first, which compiles.
+    """
+    usage, shared = [], {}
+    for step in ("sft", "grpo"):
+        path = home / "stages" / step / stages.MANIFEST
+        manifest = json.loads(path.read_text()) if path.is_file() else {}
+        took = manifest.get("metrics", {}).get("usage", {})
+        if took.get("gib_peak") is None:  # not there, or made without a GPU
+            continue
+        settings = manifest["settings"]
+        shared = {name: took[name] for name in ("machine", "profile", "gib_held")}
+        shared |= {"model": label or settings["model_name"], "seed": settings["seed"]}
+        usage.append({"step": step} | shared | took | speed(manifest))
+    accuracy = [row | shared for row in results.rows(home)] if shared else []
+    return accuracy, usage
+
+
+def speed(manifest: dict) -> dict:
+    """Medians of a GRPO log without its first step: step_s and tokens_per_s."""
+    log = [e for e in manifest["metrics"]["log_history"] if "step_time" in e][1:]
+    if not log:
+        return {}
+    batch = manifest["settings"]["grpo_batch_size"]
+    batch *= manifest["settings"]["grpo_grad_accum"]
+    seconds = [float(entry["step_time"]) for entry in log]
+    rates = [
+        batch * float(entry["completions/mean_length"]) / second
+        for entry, second in zip(log, seconds, strict=True)
+    ]
+    return {
+        "step_s": round(statistics.median(seconds), 2),
+        "tokens_per_s": round(statistics.median(rates)),
+    }
+
+
+def merge(path: Path, rows: list[dict]) -> None:
+    """Add rows to a table; one with the same key is replaced."""
+    table = load(path)
+    new = {tuple(row.get(name) for name in KEY) for row in rows}
+    kept = [r for r in table if tuple(r.get(name) for name in KEY) not in new]
+    path.parent.mkdir(exist_ok=True)
+    results.save(path, kept + rows)
+
+
+def load(path: Path) -> list[dict]:
+    """A table of results/, empty if there is none yet."""
+    return json.loads(path.read_text()) if path.is_file() else []
+
+
+# --- Tables ---------------------------------------------------------------------------
+
+
+def accuracy_as_markdown(table: list[dict]) -> str:
+    """What the models could do after each stage."""
+    lines = [("machine", "model", "stage", "n", "accuracy", "95 % interval", "format")]
+    for row in table:
+        interval = f"{row['ci_low']:.1%} to {row['ci_high']:.1%}"
+        line = (row["machine"], row["model"], row["stage"], str(row["n"]))
+        line += (f"{row['accuracy']:.1%}", interval, f"{row['format_rate']:.1%}")
+        lines.append(line)
+    return markdown(lines, numbers_from=3)
+
+
+def usage_as_markdown(table: list[dict]) -> str:
+    """Time and memory of the long steps."""
+    lines = [("machine", "profile", "model", "step", "minutes", "GiB at the peak")]
+    lines[0] += ("seconds a step", "tokens a second")
+    for row in table:
+        machine = row["machine"]
+        if row.get("gib_held"):
+            machine += f", held to {row['gib_held']:g} GiB"
+        line = (machine, row["profile"], row["model"], row["step"])
+        line += (f"{row['minutes']:.1f}", f"{row['gib_peak']:.1f}")
+        line += (show(row, "step_s", ".2f"), show(row, "tokens_per_s", ",.0f"))
+        lines.append(line)
+    return markdown(lines, numbers_from=4)
+
+
+def throughput_as_markdown(table: list[dict]) -> str:
+    """What bench_grpo.py measured."""
+    lines = [("variant", "completions a step", "seconds a step", "of it generating")]
+    lines[0] += ("tokens a second", "GiB at the peak", "first step (s)")
+    for row in table:
+        if "error" in row:
+            lines.append((row["variant"], "", row["error"], "", "", "", ""))
+            continue
+        line = (row["variant"], str(row["completions"]), show(row, "step_s", ".2f"))
+        line += (show(row, "of_it_generating_s", ".2f"),)
+        line += (show(row, "tokens_per_s", ",.0f"), show(row, "gib_peak", ".1f"))
+        lines.append((*line, show(row, "first_step_s", ".0f")))
+    return markdown(lines, numbers_from=1)
+
+
+def show(row: dict, name: str, pattern: str) -> str:
+    """One cell; "-" where nothing was measured."""
+    return "-" if row.get(name) is None else format(row[name], pattern)
+
+
+def markdown(lines: list[tuple[str, ...]], numbers_from: int) -> str:
+    """Lines, the first one the headings, as a Markdown table."""
+    if not lines[1:]:
+        return "*Not measured yet.*"
+    width = len(lines[0])
+    rule = ("---",) * numbers_from + ("---:",) * (width - numbers_from)
+    heading, *rows = lines
+    return "\n".join("| " + " | ".join(line) + " |" for line in (heading, rule, *rows))
+
+
+def as_markdown() -> str:
+    """All tables, as the README has them."""
+    parts = [
+        accuracy_as_markdown(load(ACCURACY)),
+        usage_as_markdown(load(USAGE)),
+        throughput_as_markdown(load(THROUGHPUT)),
+    ]
+    return "\n\n".join(parts)
+
+
+def write_readme(path: Path) -> None:
+    """Put the tables between the README's markers."""
+    text = path.read_text()
+    if START not in text or END not in text:
+        sys.exit(f"{path} has no markers {START} and {END} for the tables.")
+    before, _, rest = text.partition(START)
+    path.write_text(f"{before}{START}\n{as_markdown()}\n{END}{rest.partition(END)[2]}")
+
+
+if __name__ == "__main__":
+    main()
