@@ -3,6 +3,7 @@
 Tried on logs made up, on the logs of real runs, and on real trainings made to fail.
 """
 
+import csv
 import json
 import math
 import os
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from grpo_course import health
 from grpo_course.profiles import PROFILES
 
-CURVES = Path(__file__).parents[1] / "results" / "cpu-curves.json"
+CURVES = Path(__file__).parents[1] / "results" / "curves.csv"
 CPU = PROFILES["cpu"]
 
 
@@ -92,13 +93,14 @@ def test_a_number_that_is_none_is_found_when_it_stays(name, value, allowed):
 # --- The logs of real runs ------------------------------------------------------------
 
 
-def runs(reward):
-    rows = json.loads(CURVES.read_text())
-    for seed in sorted({row["seed"] for row in rows if row["reward"] == reward}):
-        mine = [r for r in rows if (r["seed"], r["reward"]) == (seed, reward)]
+def runs(experiment):
+    with CURVES.open(newline="") as file:
+        rows = [r for r in csv.DictReader(file) if r["experiment"] == experiment]
+    for seed in sorted({row["seed"] for row in rows}):
+        mine = [row for row in rows if row["seed"] == seed]
         yield logs(
-            reward=[row["sum_of_rewards"] for row in mine],
-            frac_reward_zero_std=[row["groups_without_variance"] for row in mine],
+            reward=[float(row["reward"]) for row in mine],
+            frac_reward_zero_std=[float(row["zero_std"]) for row in mine],
         )
 
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "notebooks"))
 
 import tiny_corpus  # noqa: E402
-from grpo_course import arithmetic  # noqa: E402
+from grpo_course import arithmetic, files  # noqa: E402
 
 OUT = ROOT / "models" / "tiny-qwen3"
 SEED = 3407
@@ -174,6 +174,7 @@ def main():
     if options.out != OUT:
         tokenizer.save_pretrained(options.out)
     (options.out / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
+    (options.out.parent / "SHA256SUMS").write_text(files.sums(options.out))
     print(json.dumps(facts, indent=2))
 
 

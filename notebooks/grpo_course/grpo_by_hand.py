@@ -6,7 +6,7 @@ __all__ = ['OBJECTIVES', 'ONE_PROCESS', 'state_values', 'pocket_rollout', 'group
            'trl_advantages', 'train_bandit', 'bandit_update', 'pocket_logps', 'train_pocket', 'cispo_objective',
            'sapo_objective']
 
-# %% ../00_why_grpo.ipynb #cell-03
+# %% ../00_why_grpo.ipynb #cell-06
 from collections import defaultdict
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import torch
 import torch.nn.functional as F
 
-# %% ../00_why_grpo.ipynb #cell-10
+# %% ../00_why_grpo.ipynb #cell-13
 def state_values(correct: torch.Tensor, step_prob: torch.Tensor) -> torch.Tensor:
     """V(n) of the pocket model, by working backwards from its last state.
 
@@ -25,7 +25,7 @@ def state_values(correct: torch.Tensor, step_prob: torch.Tensor) -> torch.Tensor
         values[n] = (1 - step_prob[n]) * correct[n] + step_prob[n] * values[n + 1]
     return values
 
-# %% ../00_why_grpo.ipynb #cell-14
+# %% ../00_why_grpo.ipynb #cell-17
 def pocket_rollout(
     logits: torch.Tensor, correct: torch.Tensor, num: int, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -42,7 +42,7 @@ def pocket_rollout(
     rewards = (torch.rand(num, generator=generator) < chance).float()
     return is_step, mask, rewards
 
-# %% ../00_why_grpo.ipynb #cell-28
+# %% ../00_why_grpo.ipynb #cell-31
 def group_advantages(
     rewards: torch.Tensor, num_generations: int, scale: str = "group"
 ) -> torch.Tensor:
@@ -61,7 +61,7 @@ def group_advantages(
         advantages = advantages / (spread[scale] + 1e-4)
     return advantages.flatten()
 
-# %% ../00_why_grpo.ipynb #cell-38
+# %% ../00_why_grpo.ipynb #cell-41
 def policy_ratio(logps, old_logps, mask, level="token") -> torch.Tensor:
     """pi_theta / pi_old: (batch, tokens), or (batch, 1) for level="sequence"."""
     log_ratio = logps - old_logps
@@ -70,19 +70,19 @@ def policy_ratio(logps, old_logps, mask, level="token") -> torch.Tensor:
         log_ratio = (log_ratio * mask).sum(1, keepdim=True) / tokens
     return log_ratio.exp()
 
-# %% ../00_why_grpo.ipynb #cell-42
+# %% ../00_why_grpo.ipynb #cell-45
 def clipped_objective(ratio, advantages, logps, low, high):
     """PPO's and GRPO's token objective, to be maximised (`logps` is not used)."""
     clipped = ratio.clamp(1 - low, 1 + high)
     return torch.min(ratio * advantages, clipped * advantages)
 
-# %% ../00_why_grpo.ipynb #cell-49
+# %% ../00_why_grpo.ipynb #cell-52
 def k3(logps: torch.Tensor, ref_logps: torch.Tensor) -> torch.Tensor:
     """Estimate KL(policy || reference) per token sampled from the policy, in nats."""
     log_r = ref_logps - logps
     return log_r.exp() - log_r - 1
 
-# %% ../00_why_grpo.ipynb #cell-53
+# %% ../00_why_grpo.ipynb #cell-56
 def average_tokens(token_loss, mask, loss_type, max_length=None, num_items=None):
     """Average (batch, tokens) losses as TRL's `loss_type` does; a scalar.
 
@@ -101,7 +101,7 @@ def average_tokens(token_loss, mask, loss_type, max_length=None, num_items=None)
         return total / (mask.size(0) * max_length)
     raise ValueError(f"Unknown loss_type {loss_type!r}, or dr_grpo without max_length.")
 
-# %% ../00_why_grpo.ipynb #cell-57
+# %% ../00_why_grpo.ipynb #cell-60
 @dataclass
 class Options:
     """Settings of the GRPO loss. Sizes are in tokens, log-probs in nats."""
@@ -114,7 +114,7 @@ class Options:
     max_length: int | None = None  # the longest completion allowed, for dr_grpo
     num_items: int | None = None  # all completion tokens of the step, for dapo
 
-# %% ../00_why_grpo.ipynb #cell-59
+# %% ../00_why_grpo.ipynb #cell-62
 OBJECTIVES = dict.fromkeys(["grpo", "bnpo", "dapo", "dr_grpo"], clipped_objective)
 
 
@@ -133,14 +133,14 @@ def grpo_loss(logps, old_logps, advantages, mask, loss_type="dapo", **options):
         token_loss = token_loss + o.beta * ratio * k3(logps, o.ref_logps)
     return average_tokens(token_loss, mask, loss_type, o.max_length, o.num_items)
 
-# %% ../00_why_grpo.ipynb #cell-68
+# %% ../00_why_grpo.ipynb #cell-71
 class StandIn(SimpleNamespace):
     """In place of a GRPOTrainer: what was not given is None."""
 
     def __getattr__(self, name):
         return None
 
-# %% ../00_why_grpo.ipynb #cell-70
+# %% ../00_why_grpo.ipynb #cell-73
 def trl_stand_in(**settings) -> StandIn:
     """A stand-in with TRL's own GRPOConfig, for one CPU process."""
     from trl import GRPOConfig
@@ -159,7 +159,7 @@ def trl_stand_in(**settings) -> StandIn:
     trainer._metrics = {"train": defaultdict(list)}
     return trainer
 
-# %% ../00_why_grpo.ipynb #cell-72
+# %% ../00_why_grpo.ipynb #cell-75
 ONE_PROCESS = StandIn(
     num_processes=1,
     process_index=0,
@@ -178,7 +178,7 @@ def trl_batch(old_logps, advantages, mask, o: Options) -> dict:
     batch["ref_per_token_logps"] = o.ref_logps
     return batch | {"advantages": advantages}
 
-# %% ../00_why_grpo.ipynb #cell-74
+# %% ../00_why_grpo.ipynb #cell-77
 def trl_loss(logps, old_logps, advantages, mask, loss_type="dapo", **options):
     """The loss of TRL's own GRPOTrainer._compute_loss; arguments as in grpo_loss."""
     from trl import GRPOTrainer
@@ -197,7 +197,7 @@ def trl_loss(logps, old_logps, advantages, mask, loss_type="dapo", **options):
     batch = trl_batch(old_logps, advantages, mask, o)
     return GRPOTrainer._compute_loss(trainer, None, batch)
 
-# %% ../00_why_grpo.ipynb #cell-82
+# %% ../00_why_grpo.ipynb #cell-85
 def trl_advantages(rewards, num_generations, scale="group") -> torch.Tensor:
     """Advantages from TRL's own _generate_and_score_completions; shape (batch,)."""
     from trl import GRPOTrainer
@@ -216,7 +216,7 @@ def trl_advantages(rewards, num_generations, scale="group") -> torch.Tensor:
     prompts = [{"prompt": ""} for _ in texts]
     return GRPOTrainer._generate_and_score_completions(trainer, prompts)["advantages"]
 
-# %% ../00_why_grpo.ipynb #cell-92
+# %% ../00_why_grpo.ipynb #cell-95
 def train_bandit(
     success, start, num_generations=8, lr=0.1, updates=1, epsilon=0.2, steps=40
 ) -> torch.Tensor:
@@ -236,7 +236,7 @@ def train_bandit(
         history.append(logits.softmax(1).detach())
     return torch.stack(history)
 
-# %% ../00_why_grpo.ipynb #cell-94
+# %% ../00_why_grpo.ipynb #cell-97
 def bandit_update(logits, old, actions, advantages, optimizer, epsilon):
     """One clipped gradient step; logits and old are (runs, arms), actions (runs, n)."""
     logps = logits.log_softmax(1).gather(1, actions).view(-1, 1)
@@ -247,13 +247,13 @@ def bandit_update(logits, old, actions, advantages, optimizer, epsilon):
     loss.backward()
     optimizer.step()
 
-# %% ../00_why_grpo.ipynb #cell-106
+# %% ../00_why_grpo.ipynb #cell-109
 def pocket_logps(logits: torch.Tensor, is_step: torch.Tensor) -> torch.Tensor:
     """Log-probabilities (num, states) of sampled tokens under log-odds `logits`."""
     chosen = F.logsigmoid(torch.where(is_step, logits, -logits))
     return F.pad(chosen, (0, 1))
 
-# %% ../00_why_grpo.ipynb #cell-108
+# %% ../00_why_grpo.ipynb #cell-111
 def train_pocket(correct, loss_type, first_logit, seed) -> torch.Tensor:
     """Train one pocket model for 50 steps; returns its mean length at each, (50,)."""
     generator = torch.Generator().manual_seed(seed)
@@ -272,7 +272,7 @@ def train_pocket(correct, loss_type, first_logit, seed) -> torch.Tensor:
         lengths.append(mask.sum(1).mean())
     return torch.stack(lengths)
 
-# %% ../00_why_grpo.ipynb #cell-113
+# %% ../00_why_grpo.ipynb #cell-116
 def cispo_objective(ratio, advantages, logps, low, high):
     """CISPO: a capped, constant weight times the log-probability."""
     return ratio.clamp(max=high).detach() * advantages * logps

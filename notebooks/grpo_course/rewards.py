@@ -10,7 +10,7 @@ __all__ = ['EOS_TOKENS', 'MAX_ANSWER_LENGTH', 'NUMBER', 'OPERATOR', 'WORDS', 'DI
            'check_numbers', 'equations', 'value_of', 'is_true', 'no_false_equation', 'right_answer', 'sound_working',
            'random_reward']
 
-# %% ../04_reward_functions.ipynb #cell-04
+# %% ../04_reward_functions.ipynb #cell-06
 import ast
 import math
 import operator
@@ -23,7 +23,7 @@ from .equivalence import equivalent
 from .template import REASONING_END, REASONING_START
 from .template import SOLUTION_END, SOLUTION_START
 
-# %% ../04_reward_functions.ipynb #cell-13
+# %% ../04_reward_functions.ipynb #cell-15
 EOS_TOKENS = ("<|im_end|>", "<|endoftext|>")
 
 
@@ -45,12 +45,12 @@ def extract_solution(text: str) -> str | None:
         return None
     return answer if tail.strip() in ("", *EOS_TOKENS) else None
 
-# %% ../04_reward_functions.ipynb #cell-15
+# %% ../04_reward_functions.ipynb #cell-17
 def is_well_formed(text: str) -> bool:
     """Does a completion have the format that the system prompt asks for?"""
     return extract_solution(text) is not None
 
-# %% ../04_reward_functions.ipynb #cell-19
+# %% ../04_reward_functions.ipynb #cell-21
 def completion_text(completion) -> str:
     """The text of one completion, given as a string or as TRL's list of messages."""
     if isinstance(completion, str):
@@ -58,20 +58,20 @@ def completion_text(completion) -> str:
     content = completion[-1].get("content") if completion else None
     return content if isinstance(content, str) else ""
 
-# %% ../04_reward_functions.ipynb #cell-21
+# %% ../04_reward_functions.ipynb #cell-23
 def match_format_exactly(completions, **kwargs) -> list[float]:
     """3.0 for each well-formed completion, 0.0 for every other."""
     texts = [completion_text(completion) for completion in completions]
     return [3.0 if is_well_formed(text) else 0.0 for text in texts]
 
-# %% ../04_reward_functions.ipynb #cell-25
+# %% ../04_reward_functions.ipynb #cell-27
 def match_format_approximately(completions, **kwargs) -> list[float]:
     """For each of three tags 0.5 where it occurs once, else -1.0: from -3.0 to 1.5."""
     tags = (REASONING_END, SOLUTION_START, SOLUTION_END)
     texts = [completion_text(completion) for completion in completions]
     return [sum(0.5 if t.count(tag) == 1 else -1.0 for tag in tags) for t in texts]
 
-# %% ../04_reward_functions.ipynb #cell-34
+# %% ../04_reward_functions.ipynb #cell-36
 MAX_ANSWER_LENGTH = 256  # characters; what is longer is no short final answer
 
 NUMBER = re.compile(
@@ -82,7 +82,7 @@ NUMBER = re.compile(
     r"\s*\\?(?P<unit>[%$€£¥]?)"
 )
 
-# %% ../04_reward_functions.ipynb #cell-36
+# %% ../04_reward_functions.ipynb #cell-38
 def tidy(text: str) -> str:
     """A short answer without the marks that do not change its value."""
     marks = {"{,}": ",", r"\!": "", r"\,": "", "\N{MINUS SIGN}": "-"}
@@ -90,7 +90,7 @@ def tidy(text: str) -> str:
         text = text.replace(mark, plain)
     return text.strip().strip("$").strip()
 
-# %% ../04_reward_functions.ipynb #cell-38
+# %% ../04_reward_functions.ipynb #cell-40
 def parse_number(text: str) -> Fraction | None:
     """The exact value of a text that is a number and nothing else; None otherwise.
 
@@ -105,7 +105,7 @@ def parse_number(text: str) -> Fraction | None:
         return None
     return value / 100 if match["unit"] == "%" else value
 
-# %% ../04_reward_functions.ipynb #cell-45
+# %% ../04_reward_functions.ipynb #cell-47
 def relative_error(guess: str, answer: str) -> Fraction | float | None:
     """|guess - answer| / |answer|; None where one of the two is not a number.
 
@@ -123,7 +123,7 @@ def relative_error(guess: str, answer: str) -> Fraction | float | None:
         return math.inf if distance else Fraction(0)
     return distance / abs(true)
 
-# %% ../04_reward_functions.ipynb #cell-54
+# %% ../04_reward_functions.ipynb #cell-56
 OPERATOR = re.compile(r"[\\^*/+\-=(){}\[\]<>|!√π]")
 WORDS = re.compile(
     r"(?:\b[^\W\d_]{2,}\b[\s,;.]+){2}[^\W\d_]{2}"  # three words in a row
@@ -138,7 +138,7 @@ def needs_math_verify(guess: str, answer: str) -> bool:
     unread = [text for text in (guess, answer) if parse_number(text) is None]
     return any(OPERATOR.search(text) for text in unread)
 
-# %% ../04_reward_functions.ipynb #cell-56
+# %% ../04_reward_functions.ipynb #cell-58
 def answers_equal(guess: str, answer: str) -> bool:
     """Is a guess right? The one criterion of the rewards and of the evaluation.
 
@@ -153,7 +153,7 @@ def answers_equal(guess: str, answer: str) -> bool:
         return error == 0
     return needs_math_verify(guess, answer) and equivalent(tidy(guess), tidy(answer))
 
-# %% ../04_reward_functions.ipynb #cell-63
+# %% ../04_reward_functions.ipynb #cell-65
 def score_answer(text: str, answer: str) -> float:
     """The score of one completion's text; see `check_answer`."""
     guess = extract_solution(text)
@@ -168,7 +168,7 @@ def score_answer(text: str, answer: str) -> float:
         return -2.5
     return 2.0 if error <= Fraction(10, 100) else 1.5
 
-# %% ../04_reward_functions.ipynb #cell-65
+# %% ../04_reward_functions.ipynb #cell-67
 def check_answer(prompts, completions, answer, **kwargs) -> list[float]:
     """Score the answer of each well-formed completion; `answer` has the true ones.
 
@@ -179,7 +179,7 @@ def check_answer(prompts, completions, answer, **kwargs) -> list[float]:
     pairs = zip(texts, answer, strict=True)
     return [score_answer(text, str(true)) for text, true in pairs]
 
-# %% ../04_reward_functions.ipynb #cell-78
+# %% ../04_reward_functions.ipynb #cell-80
 DIGIT = re.compile(r"\d")
 
 
@@ -190,7 +190,7 @@ def last_number(text: str) -> str | None:
             return piece.lstrip("([*~≈`'\"").rstrip(")]*.,;!?`'\"°" + ascii_letters)
     return None
 
-# %% ../04_reward_functions.ipynb #cell-80
+# %% ../04_reward_functions.ipynb #cell-82
 def score_number(text: str, answer: str) -> float:
     """The score of one completion's text; see `check_numbers`."""
     if text.count(SOLUTION_START) != 1 or text.count(SOLUTION_END) > 1:
@@ -206,7 +206,7 @@ def score_number(text: str, answer: str) -> float:
         return 0.0
     return 3.5 if error == 0 else -1.5
 
-# %% ../04_reward_functions.ipynb #cell-82
+# %% ../04_reward_functions.ipynb #cell-84
 def check_numbers(prompts, completions, answer, **kwargs) -> list[float]:
     """Score the last number after SOLUTION_START, whatever stands around it.
 
@@ -217,7 +217,7 @@ def check_numbers(prompts, completions, answer, **kwargs) -> list[float]:
     pairs = zip(texts, answer, strict=True)
     return [score_number(text, str(true)) for text, true in pairs]
 
-# %% ../04_reward_functions.ipynb #cell-87
+# %% ../04_reward_functions.ipynb #cell-89
 REWARDS = [
     match_format_exactly,
     match_format_approximately,
@@ -225,7 +225,7 @@ REWARDS = [
     check_numbers,
 ]
 
-# %% ../04_reward_functions.ipynb #cell-126
+# %% ../04_reward_functions.ipynb #cell-128
 SIGNS = r"[0-9()+*-]"
 EQUATION = re.compile(rf"(?<!{SIGNS})({SIGNS}{{1,60}})=([0-9]{{1,9}})")
 
@@ -234,7 +234,7 @@ def equations(text: str) -> list[tuple[str, str]]:
     """Left and right side of the first 20 equations in a completion's working."""
     return EQUATION.findall(text.partition(REASONING_END)[0])[:20]
 
-# %% ../04_reward_functions.ipynb #cell-128
+# %% ../04_reward_functions.ipynb #cell-130
 OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
 
 
@@ -252,7 +252,7 @@ def is_true(left: str, right: str) -> bool:
     except (SyntaxError, AttributeError, KeyError):
         return False
 
-# %% ../04_reward_functions.ipynb #cell-130
+# %% ../04_reward_functions.ipynb #cell-132
 def no_false_equation(completions, **kwargs) -> list[float]:
     """5.0 where no equation in the working is false, else 0.0.
 
@@ -261,13 +261,13 @@ def no_false_equation(completions, **kwargs) -> list[float]:
     found = [equations(completion_text(completion)) for completion in completions]
     return [5.0 if all(is_true(*e) for e in pairs) else 0.0 for pairs in found]
 
-# %% ../04_reward_functions.ipynb #cell-150
+# %% ../04_reward_functions.ipynb #cell-152
 def right_answer(prompts, completions, answer, **kwargs) -> list[float]:
     """1.0 for a right answer in a well-formed completion, 0.0 for every other."""
     scores = check_answer(prompts, completions, answer)
     return [1.0 if score >= 3.5 else 0.0 for score in scores]
 
-# %% ../04_reward_functions.ipynb #cell-152
+# %% ../04_reward_functions.ipynb #cell-154
 def sound_working(prompts, completions, answer, **kwargs) -> list[float]:
     """5.0 for a right answer after at least one equation and no false one, else 0.0."""
     shown = [bool(equations(completion_text(c))) for c in completions]
@@ -276,7 +276,7 @@ def sound_working(prompts, completions, answer, **kwargs) -> list[float]:
     rows = zip(shown, right, true, strict=True)
     return [score if some and good else 0.0 for some, good, score in rows]
 
-# %% ../04_reward_functions.ipynb #cell-160
+# %% ../04_reward_functions.ipynb #cell-162
 def random_reward(completions, **kwargs) -> list[float]:
     """1.0 or 0.0, whatever is written: a control. The trainer's seed decides."""
     return [float(random.random() < 0.5) for _ in completions]

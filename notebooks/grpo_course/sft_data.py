@@ -6,7 +6,7 @@
 __all__ = ['THINK_TAG', 'field_text', 'strip_think', 'clean_row', 'is_numeric_answer', 'format_row', 'tokenise_row',
            'row_filters', 'prepare_rows']
 
-# %% ../03_sft_warmup.ipynb #cell-25
+# %% ../03_sft_warmup.ipynb #cell-27
 import math
 import re
 from numbers import Real
@@ -25,7 +25,7 @@ def field_text(value) -> str:
         return ""
     return str(value).strip()
 
-# %% ../03_sft_warmup.ipynb #cell-29
+# %% ../03_sft_warmup.ipynb #cell-31
 THINK_TAG = re.compile(r"</?think>", re.IGNORECASE)
 
 
@@ -42,12 +42,12 @@ def clean_row(row: dict) -> dict:
         "answer": field_text(row.get("expected_answer")),
     }
 
-# %% ../03_sft_warmup.ipynb #cell-33
+# %% ../03_sft_warmup.ipynb #cell-35
 def is_numeric_answer(answer: str) -> bool:
     """Is an answer a number and nothing else? The reader is that of the rewards."""
     return parse_number(answer) is not None
 
-# %% ../03_sft_warmup.ipynb #cell-38
+# %% ../03_sft_warmup.ipynb #cell-40
 def format_row(row: dict) -> list[dict]:
     """The messages of a cleaned row: system, user, and the answer to be learned."""
     completion = (
@@ -60,7 +60,7 @@ def format_row(row: dict) -> list[dict]:
         {"role": "assistant", "content": completion},
     ]
 
-# %% ../03_sft_warmup.ipynb #cell-42
+# %% ../03_sft_warmup.ipynb #cell-44
 def tokenise_row(row: dict, tokenizer) -> dict:
     """`input_ids` and `completion_mask` (0 or 1) of a cleaned row, of equal length.
 
@@ -83,9 +83,10 @@ def tokenise_row(row: dict, tokenizer) -> dict:
     mask = [0] * len(prompt_ids) + [1] * len(ids)
     return {"input_ids": prompt_ids + ids, "completion_mask": mask}
 
-# %% ../03_sft_warmup.ipynb #cell-47
-def row_filters(tokenizer, max_tokens: int) -> dict:
+# %% ../03_sft_warmup.ipynb #cell-49
+def row_filters(tokenizer, max_tokens: int, held_out=()) -> dict:
     """The filters in order: a name, and a function of a cleaned row (True: keep it)."""
+    evaluated = {" ".join(p["prompt"][-1]["content"].split()) for p in held_out}
     markup = {REASONING_START, REASONING_END, SOLUTION_START, SOLUTION_END}
     markup |= {"<think>", "</think>", *tokenizer.get_added_vocab()}
     seen = set()
@@ -105,12 +106,15 @@ def row_filters(tokenizer, max_tokens: int) -> dict:
         "missing value": lambda row: all(row.values()),
         "answer is no number": lambda row: is_numeric_answer(row["answer"]),
         "tags inside": has_no_tags,
+        "held out": lambda row: " ".join(row["problem"].split()) not in evaluated,
         "duplicate": is_new,
         f"more than {max_tokens} tokens": fits,
     }
 
-# %% ../03_sft_warmup.ipynb #cell-49
-def prepare_rows(rows, tokenizer, max_tokens: int) -> tuple[list[dict], dict]:
+# %% ../03_sft_warmup.ipynb #cell-51
+def prepare_rows(
+    rows, tokenizer, max_tokens: int, held_out=()
+) -> tuple[list[dict], dict]:
     """Clean rows, in order, and the rows that each filter dropped, by its name.
 
     Rows have problem, working, answer; those that came as far as the length filter also
@@ -119,7 +123,7 @@ def prepare_rows(rows, tokenizer, max_tokens: int) -> tuple[list[dict], dict]:
     kept, dropped = [clean_row(row) for row in rows], {}
     if not kept:
         raise DataError("The data set has no rows: set COURSE_SFT_DATA to another.")
-    for name, keep in row_filters(tokenizer, max_tokens).items():
+    for name, keep in row_filters(tokenizer, max_tokens, held_out).items():
         verdicts = [(row, keep(row)) for row in kept]
         kept = [row for row, good in verdicts if good]
         dropped[name] = [row for row, good in verdicts if not good]
