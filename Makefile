@@ -3,8 +3,8 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: watch screenshots llama
-.PHONY: help course lab test check format export notebooks seeds experiments results lock badges audit clean env
+.PHONY: help course lab watch test check format export notebooks seeds experiments
+.PHONY: results screenshots badges llama lock audit clean env
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,6 +43,7 @@ experiments: env  ## all that the README and 04 and 05 show (hours; JOBS=16: soo
 results: env  ## draw the README's picture and write its tables, from results/
 	@$(RUN) tools/draw_results.py
 	@$(RUN) tools/results.py README.md
+	@$(RUN) tools/gpu_results.py README.md
 
 LOCK := uv pip compile --quiet --universal --generate-hashes --no-annotate \
   --custom-compile-command "make lock"

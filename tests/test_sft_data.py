@@ -142,10 +142,11 @@ def test_each_bad_row_falls_to_its_filter(tokenizer, name, change):
 
 def test_every_row_is_kept_or_counted(tokenizer):
     rows = [GOOD] + [GOOD | change for found in BAD.values() for change in found]
-    kept, dropped = sft_data.prepare_rows(rows, tokenizer, 192)
-    assert {name: len(found) for name, found in dropped.items()} == {
-        name: len(found) for name, found in BAD.items()
-    }
+    rows.append(GOOD | {"problem": " How many\nare left? "})
+    held_out = [{"prompt": [{"role": "user", "content": "How many are  left?"}]}]
+    kept, dropped = sft_data.prepare_rows(rows, tokenizer, 192, held_out)
+    expected = {name: len(found) for name, found in BAD.items()} | {"held out": 1}
+    assert {name: len(found) for name, found in dropped.items()} == expected
     assert len(kept) + sum(map(len, dropped.values())) == len(rows)
 
 

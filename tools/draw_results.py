@@ -51,16 +51,17 @@ def draw_styles(ax, curves: pd.DataFrame) -> None:
 def draw_controls(ax, outcomes: pd.DataFrame) -> None:
     """What fifty more steps changed: a dot a seed, in points of accuracy."""
     ax.axhline(0, color="black", linewidth=0.8)
-    for place, name in enumerate(CONTROLS):
+    names = [name for name in CONTROLS if name in set(outcomes["experiment"])]
+    for place, name in enumerate(names):
         runs = outcomes[outcomes["experiment"] == name]
         points = 100 * (runs["accuracy"] - runs["before"])
         ax.scatter([place] * len(runs), points, color="#54a24b")
-    ax.set(xticks=range(len(CONTROLS)), xticklabels=CONTROLS.values())
-    ax.set(xlim=(-0.5, len(CONTROLS) - 0.5), ylabel="points of accuracy")
+    ax.set(xticks=range(len(names)), xticklabels=[CONTROLS[name] for name in names])
+    ax.set(xlim=(-0.5, len(names) - 0.5), ylabel="points of accuracy")
     ax.set_title("what fifty more steps changed")
 
 
-SICK = ("course", "sick-cold", "sick-rate", "sick-limit")
+SICK = ("course", "sick-rate", "sick-limit")
 SIGNS = {"reward": "reward", "right": "right", "zero_std": "groups with-\nout variance"}
 SIGNS |= {"tokens": "tokens", "clipped": "cut off", "entropy": "entropy\n(nats)"}
 
@@ -68,7 +69,7 @@ SIGNS |= {"tokens": "tokens", "clipped": "cut off", "entropy": "entropy\n(nats)"
 def draw_sick_runs(curves: pd.DataFrame):
     """A column a run, a row a logged number, means over three steps: a figure."""
     fig, axes = plt.subplots(
-        len(SIGNS), len(SICK), figsize=(11, 9), sharex=True, sharey="row"
+        len(SIGNS), len(SICK), figsize=(9, 9), sharex=True, sharey="row"
     )
     for column, name in zip(axes.T, SICK, strict=True):
         run = curves[(curves["experiment"] == name) & (curves["seed"] == 3407)]
@@ -123,8 +124,11 @@ def main() -> None:
     draw_styles(axes[1], curves)
     draw_controls(axes[2], outcomes)
     save(fig, "what_it_learns.png")
-    save(draw_sick_runs(curves), "sick_runs.png")
-    save(draw_ablations(outcomes), "ablations.png")
+    measured = set(outcomes["experiment"])
+    if measured.issuperset(SICK):
+        save(draw_sick_runs(curves), "sick_runs.png")
+    if measured.issuperset(name for names in ABLATIONS.values() for name in names):
+        save(draw_ablations(outcomes), "ablations.png")
 
 
 if __name__ == "__main__":
