@@ -125,7 +125,7 @@ def usage_as_markdown(table: list[dict]) -> str:
             machine += f", held to {row['gib_held']:g} GiB"
         line = (machine, row["profile"], row["model"], row["step"])
         line += (f"{row['minutes']:.1f}", f"{row['gib_peak']:.1f}")
-        line += (show(row, "step_s", ".2f"), show(row, "tokens_per_s", ",.0f"))
+        line += (cell(row, "step_s", ".2f"), cell(row, "tokens_per_s", ",.0f"))
         lines.append(line)
     return markdown(lines, numbers_from=4)
 
@@ -138,22 +138,20 @@ def throughput_as_markdown(table: list[dict]) -> str:
         if "error" in row:
             lines.append((row["variant"], "", row["error"], "", "", "", ""))
             continue
-        line = (row["variant"], str(row["completions"]), show(row, "step_s", ".2f"))
-        line += (show(row, "of_it_generating_s", ".2f"),)
-        line += (show(row, "tokens_per_s", ",.0f"), show(row, "gib_peak", ".1f"))
-        lines.append((*line, show(row, "first_step_s", ".0f")))
+        line = (row["variant"], str(row["completions"]), cell(row, "step_s", ".2f"))
+        line += (cell(row, "of_it_generating_s", ".2f"),)
+        line += (cell(row, "tokens_per_s", ",.0f"), cell(row, "gib_peak", ".1f"))
+        lines.append((*line, cell(row, "first_step_s", ".0f")))
     return markdown(lines, numbers_from=1)
 
 
-def show(row: dict, name: str, pattern: str) -> str:
+def cell(row: dict, name: str, pattern: str) -> str:
     """One cell; "-" where nothing was measured."""
     return "-" if row.get(name) is None else format(row[name], pattern)
 
 
 def markdown(lines: list[tuple[str, ...]], numbers_from: int) -> str:
     """Lines, the first one the headings, as a Markdown table."""
-    if not lines[1:]:
-        return "*Not measured yet.*"
     width = len(lines[0])
     rule = ("---",) * numbers_from + ("---:",) * (width - numbers_from)
     heading, *rows = lines
@@ -162,12 +160,13 @@ def markdown(lines: list[tuple[str, ...]], numbers_from: int) -> str:
 
 def as_markdown() -> str:
     """All tables, as the README has them."""
-    parts = [
-        accuracy_as_markdown(load(ACCURACY)),
-        usage_as_markdown(load(USAGE)),
-        throughput_as_markdown(load(THROUGHPUT)),
-    ]
-    return "\n\n".join(parts)
+    tables = {
+        ACCURACY: accuracy_as_markdown,
+        USAGE: usage_as_markdown,
+        THROUGHPUT: throughput_as_markdown,
+    }
+    parts = [show(load(path)) for path, show in tables.items() if load(path)]
+    return "\n\n".join(parts) or "*Not measured yet.*"
 
 
 def write_readme(path: Path) -> None:
