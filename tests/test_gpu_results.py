@@ -55,7 +55,7 @@ def test_a_new_row_replaces_only_that_of_the_same_run(tmp_path):
     other = first | {"machine": "Another GPU"}
     gpu_results.merge(table, [first, other])
     gpu_results.merge(table, [first | {"minutes": 2.0}])
-    rows = gpu_results.load(table)
+    rows = gpu_results.results.read(table)
     assert sorted(row["minutes"] for row in rows) == [1.0, 2.0]
 
 

@@ -20,8 +20,9 @@ import time
 from functools import partial
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "notebooks"))
+import results
+
+sys.path.insert(0, str(results.ROOT / "notebooks"))
 TOKENS = 512  # of each completion
 STEPS = 4  # the first is not counted
 
@@ -53,28 +54,25 @@ def main() -> None:
         return
     rows = []
     for name in options.variants or NAMES:
-        rows.append(in_process(name, options))
+        command = [__file__, "--one", name, "--model", options.model]
+        command += ["--output", os.devnull]
+        log = options.output.with_suffix(f".{name.replace(' ', '-')}.log")
+        rows.append(in_process(command, log, variant=name))
         print(json.dumps(rows[-1]), flush=True)
-        lines = ",\n".join(json.dumps(row) for row in rows)
-        options.output.write_text(f"[\n{lines}\n]\n")
+        results.save(options.output, rows)
 
 
-def in_process(name: str, options) -> dict:
-    """Measure a variant in a fresh process; what went wrong is a row as well."""
-    command = [sys.executable, __file__, "--one", name, "--model", options.model]
-    command += ["--output", os.devnull]
-    log = options.output.with_suffix(f".{name.replace(' ', '-')}.log")
-    with log.open("w") as errors:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=errors, text=True)
-    if done.returncode:
-        with log.open("a") as file:
-            file.write(done.stdout)
-        return {
-            "variant": name,
-            "error": f"ended with {done.returncode}, see {log.name}",
-        }
-    log.unlink()
-    return json.loads(done.stdout.splitlines()[-1])
+def in_process(command: list, log: Path, **names: str) -> dict:
+    """The row that a Python command prints last, from a fresh process.
+
+    If it fails, all that it said goes to `log`, and the row is `names` and the error.
+    """
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+    if done.returncode == 0:
+        return json.loads(done.stdout.splitlines()[-1])
+    log.write_text(done.stdout + done.stderr)
+    said = done.stderr.strip().splitlines() or ["nothing"]
+    return names | {"error": f"{said[-1][:200]} (see {log.name})"}
 
 
 def measure(name: str, model_name: str) -> dict:

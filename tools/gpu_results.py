@@ -89,16 +89,11 @@ def speed(manifest: dict) -> dict:
 
 def merge(path: Path, rows: list[dict]) -> None:
     """Add rows to a table; one with the same key is replaced."""
-    table = load(path)
+    table = results.read(path)
     new = {tuple(row.get(name) for name in KEY) for row in rows}
     kept = [r for r in table if tuple(r.get(name) for name in KEY) not in new]
     path.parent.mkdir(exist_ok=True)
     results.save(path, kept + rows)
-
-
-def load(path: Path) -> list[dict]:
-    """A table of results/, empty if there is none yet."""
-    return json.loads(path.read_text()) if path.is_file() else []
 
 
 # --- Tables ---------------------------------------------------------------------------
@@ -165,7 +160,8 @@ def as_markdown() -> str:
         USAGE: usage_as_markdown,
         THROUGHPUT: throughput_as_markdown,
     }
-    parts = [show(load(path)) for path, show in tables.items() if load(path)]
+    found = {path: results.read(path) for path in tables}
+    parts = [tables[path](rows) for path, rows in found.items() if rows]
     return "\n\n".join(parts) or "*Not measured yet.*"
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import bench_grpo
 import make_random_model
+import results
 from grpo_course import preflight
 from grpo_course.profiles import PROFILES
 
@@ -50,10 +51,13 @@ def main() -> None:
     for tier in options.tiers or TIERS:
         make_model(options.models, TIERS[tier][1])
         for step in ("sft", "grpo"):
-            rows.append(in_process(tier, step, options))
+            command = [__file__, "--one", tier, step]
+            command += ["--models", options.models, "--output", options.output]
+            log = options.output.with_suffix(f".{tier}-{step}.log")
+            row = bench_grpo.in_process(command, log, profile=tier, step=step)
+            rows.append(row)
             print(json.dumps(rows[-1]), flush=True)
-            lines = ",\n".join(json.dumps(row) for row in rows)
-            options.output.write_text(f"[\n{lines}\n]\n")
+            results.save(options.output, rows)
 
 
 def make_model(folder: Path, size: str) -> None:
@@ -61,19 +65,6 @@ def make_model(folder: Path, size: str) -> None:
     if not (folder / size / "config.json").is_file():
         command = [sys.executable, make_random_model.__file__, folder / size]
         subprocess.run([*command, "--size", size], check=True)
-
-
-def in_process(tier: str, step: str, options) -> dict:
-    """Measure one step of one tier in a fresh process."""
-    command = [sys.executable, __file__, "--one", tier, step]
-    command += ["--models", options.models, "--output", options.output]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode == 0:
-        return json.loads(done.stdout.splitlines()[-1])
-    log = options.output.with_suffix(f".{tier}-{step}.log")
-    log.write_text(done.stdout + done.stderr)
-    said = done.stderr.strip().splitlines() or ["nothing"]
-    return {"profile": tier, "step": step, "error": said[-1][:200]}
 
 
 def measure(tier: str, step: str, models: Path) -> dict:

@@ -22,6 +22,10 @@ from status_line import StatusLine
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
+sys.path.insert(0, str(FOLDER))
+
+from grpo_course.caches import FOLDERS as CACHES  # noqa: E402
+
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 SET_UP = "set-up"  # the tag of the cells for Colab and Kaggle, which are not run here
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -71,14 +75,12 @@ def kernel_environment(home: Path, offline: bool) -> dict[str, str]:
     cache = home / "cache"
     settings = {
         "COURSE_HOME": home,
-        "UNSLOTH_COMPILE_LOCATION": cache / "unsloth",
-        "TORCHINDUCTOR_CACHE_DIR": cache / "inductor",
-        "TRITON_CACHE_DIR": cache / "triton",
         "MPLCONFIGDIR": cache / "matplotlib",
         "IPYTHONDIR": cache / "ipython",
         "TQDM_DISABLE": 1,
         "TOKENIZERS_PARALLELISM": "false",
     }
+    settings |= {variable: cache / name for variable, name in CACHES.items()}
     if offline:
         settings |= {"HF_HUB_OFFLINE": 1, "HF_DATASETS_OFFLINE": 1}
     cache.mkdir(parents=True, exist_ok=True)
