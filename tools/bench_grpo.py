@@ -12,29 +12,36 @@ from the GPU's own memory bandwidth and matrix rate, measured here as well.
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import results
 
 sys.path.insert(0, str(results.ROOT / "notebooks"))
+
+from grpo_course.profiles import PROFILES  # noqa: E402
+
+A100 = PROFILES["a100"]
 TOKENS = 512  # of each completion
 STEPS = 4  # the first is not counted
 
 # engine, completions in a micro-batch, micro-batches a step, completions in a group
 VARIANTS = {
     "tutorial": ("unsloth", 4, 1, 4),
-    "course": ("unsloth", 4, 8, 8),
-    "unsloth 8x4": ("unsloth", 8, 4, 8),
-    "unsloth 16x2": ("unsloth", 16, 2, 8),
-    "unsloth 32x1": ("unsloth", 32, 1, 8),
-    "unsloth 8x8": ("unsloth", 8, 8, 8),
-    "plain trl": ("trl", 32, 1, 8),
+    "unsloth 4 x 8": ("unsloth", 4, 8, 8),
+    "unsloth 8 x 4": ("unsloth", 8, 4, 8),
+    "unsloth 32 x 1": ("unsloth", 32, 1, 8),
+    "unsloth 8 x 8": ("unsloth", 8, 8, 8),
+    "unsloth 16 x 8": ("unsloth", 16, 8, 8),
+    "plain trl 32 x 1": ("trl", 32, 1, 8),
+    "plain trl 32 x 2": ("trl", 32, 2, 8),
 }
 NAMES = ["ideal", *VARIANTS]
 
@@ -71,8 +78,10 @@ def in_process(command: list, log: Path, **names: str) -> dict:
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
     log.write_text(done.stdout + done.stderr)
-    said = done.stderr.strip().splitlines() or ["nothing"]
-    return names | {"error": f"{said[-1][:200]} (see {log.name})"}
+    said = done.stderr.strip().splitlines() or ["nothing was said"]
+    errors = [line for line in said if re.search(r"\w(Error|Exception):", line)]
+    why = (errors or said)[-1].removeprefix("[rank0]:").strip()
+    return names | {"error": f"{why[:200]} (see {log.name})"}
 
 
 def measure(name: str, model_name: str) -> dict:
@@ -201,14 +210,11 @@ class StepTimes:
 
 def load_unsloth(model_name: str):
     """Model and tokenizer as notebooks 01 and 05 load them, with the profile a100."""
-    from dataclasses import replace
-
     import unsloth  # noqa: F401  # first: it patches the libraries below
 
     from grpo_course.model import add_adapter, load_base_model
-    from grpo_course.profiles import PROFILES
 
-    profile = replace(PROFILES["a100"], model_name=model_name)
+    profile = replace(A100, model_name=model_name)
     model, tokenizer = load_base_model(profile)
     more = {"gradient_checkpointing": True}
     return {"model": add_adapter(model, profile)}, tokenizer, more
@@ -221,11 +227,13 @@ def load_trl(model_name: str):
 
     from grpo_course.model import TARGET_MODULES
 
-    adapter = LoraConfig(r=32, lora_alpha=64, target_modules=TARGET_MODULES)
+    adapter = LoraConfig(
+        r=A100.lora_rank, lora_alpha=A100.lora_alpha, target_modules=TARGET_MODULES
+    )
     more = {
         "model_init_kwargs": {"dtype": "bfloat16"},
         "vllm_gpu_memory_utilization": 0.35,
-        "vllm_max_model_length": 2048,
+        "vllm_max_model_length": A100.max_seq_length,
         "gradient_checkpointing": True,
     }
     tokenizer = AutoTokenizer.from_pretrained(model_name)

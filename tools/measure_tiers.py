@@ -4,12 +4,13 @@
 
 For each tier, a process of its own is held to that GPU's memory: torch refuses more,
 and vLLM gets its share of so much. It loads a model of the profile's size with random
-weights (made first, by make_random_model.py), and takes a few steps of SFT or GRPO with
-the longest rows and completions that the profile allows: its worst case. A row a tier
-and step; a tier that does not fit is a row with the error.
+weights (made first, by make_random_model.py), and takes a few steps of SFT and then of
+GRPO, with the longest rows and completions that the profile allows: its worst case. A
+row a tier and step; what does not fit is a row with the error.
 """
 
 import argparse
+import gc
 import json
 import statistics
 import subprocess
@@ -40,24 +41,23 @@ def main() -> None:
     parser.add_argument("tiers", nargs="*", metavar="TIER", help=", ".join(TIERS))
     parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--one", choices=TIERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if unknown := set(options.tiers) - {*TIERS}:
         parser.error(f"no tier {unknown.pop()!r}: take some of {', '.join(TIERS)}")
     if options.one:
-        print(json.dumps(measure(*options.one, options.models)))
+        print(json.dumps(measure(options.one, options.models)))
         return
-    rows = []
     for tier in options.tiers or TIERS:
         make_model(options.models, TIERS[tier][1])
-        for step in ("sft", "grpo"):
-            command = [__file__, "--one", tier, step]
-            command += ["--models", options.models, "--output", options.output]
-            log = options.output.with_suffix(f".{tier}-{step}.log")
-            row = bench_grpo.in_process(command, log, profile=tier, step=step)
-            rows.append(row)
-            print(json.dumps(rows[-1]), flush=True)
-            results.save(options.output, rows)
+        command = [__file__, "--one", tier, "--models", options.models]
+        command += ["--output", options.output]
+        log = options.output.with_suffix(f".{tier}.log")
+        found = bench_grpo.in_process(command, log, profile=tier, step="load")
+        rows = found if isinstance(found, list) else [found]
+        kept = [row for row in results.read(options.output) if row["profile"] != tier]
+        results.save(options.output, kept + rows)
+        print(*map(json.dumps, rows), sep="\n", flush=True)
 
 
 def make_model(folder: Path, size: str) -> None:
@@ -67,8 +67,9 @@ def make_model(folder: Path, size: str) -> None:
         subprocess.run([*command, "--size", size], check=True)
 
 
-def measure(tier: str, step: str, models: Path) -> dict:
-    """Load the model as notebook 01 does, and take some steps of `step`."""
+def measure(tier: str, models: Path) -> list[dict]:
+    """Load the model as notebook 01 does; some steps of SFT, then some of GRPO."""
+    import torch
     import unsloth  # noqa: F401  # first: it patches the libraries below
 
     from grpo_course.model import add_adapter, load_base_model
@@ -78,11 +79,20 @@ def measure(tier: str, step: str, models: Path) -> dict:
     started = time.monotonic()
     model, tokenizer = load_base_model(profile)
     model = add_adapter(model, profile)
-    row = {"profile": tier, "step": step, "gib_held": gib, "model": size}
-    row |= {"start_to_loaded_s": round(time.monotonic() - started, 1)}
-    row |= {"gib_loaded": round(preflight.gpu_gib(peak=False), 1)}
-    take = run_sft if step == "sft" else run_grpo
-    return row | take(profile, model, tokenizer)
+    shared = {"profile": tier, "model": size, "gib_held": gib}
+    shared |= {"machine": preflight.machine()}
+    shared |= {"gib_loaded": round(preflight.gpu_gib(peak=False), 1)}
+    shared |= {"loading_s": round(time.monotonic() - started, 1)}
+    rows = []
+    for step, take in (("sft", run_sft), ("grpo", run_grpo)):
+        try:
+            took = take(profile, model, tokenizer)
+        except torch.OutOfMemoryError as error:
+            took = {"error": str(error).partition(". ")[0]}
+        rows.append({"step": step} | shared | took)
+        gc.collect()
+        torch.cuda.empty_cache()
+    return rows
 
 
 def run_grpo(profile, model, tokenizer) -> dict:
@@ -138,7 +148,6 @@ def run_sft(profile, model, tokenizer) -> dict:
     torch.cuda.reset_peak_memory_stats()
     trainer.train()
     return {
-        "machine": preflight.machine(),
         "first_step_s": round(times.seconds[0], 1),
         "step_s": round(statistics.median(times.seconds[1:]), 2),
         "gib_peak": round(preflight.gpu_gib(peak=True), 1),

@@ -10,6 +10,7 @@ run; otherwise they are estimated from the model's dimensions.
 """
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -102,19 +103,38 @@ def gpu_gib(peak: bool) -> float:
     """GiB of GPU memory in use, now or at the peak since the last reset.
 
     What torch has reserved (vLLM's cache and weights included), and what CUDA itself
-    takes beside it. Another process on the same GPU would be counted, too.
+    takes beside it.
     """
     import torch
 
-    free, total = torch.cuda.mem_get_info()
     now, most = torch.cuda.memory_reserved(), torch.cuda.max_memory_reserved()
-    return (total - free - now + (most if peak else now)) / GIB
+    return (_gpu_bytes() - now + (most if peak else now)) / GIB
+
+
+def _gpu_bytes() -> int:
+    """Bytes of GPU memory that this process holds now.
+
+    Where the driver does not tell the processes apart, as in many containers, those of
+    all processes on the GPU.
+    """
+    import pynvml
+    import torch
+
+    try:
+        pynvml.nvmlInit()
+        uuid = f"GPU-{torch.cuda.get_device_properties(0).uuid}"
+        gpu = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        for process in pynvml.nvmlDeviceGetComputeRunningProcesses(gpu):
+            if process.pid == os.getpid() and process.usedGpuMemory:
+                return process.usedGpuMemory
+    except pynvml.NVMLError:
+        pass
+    free, total = torch.cuda.mem_get_info()
+    return total - free
 
 
 def machine() -> str:
     """The GPU's name, or the number of CPU cores."""
-    import os
-
     import torch
 
     if torch.cuda.is_available():
