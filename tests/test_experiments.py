@@ -221,6 +221,20 @@ def test_the_tables_hold_what_is_done_and_nothing_else():
     assert [row["stage"] for row in results.read(results.RESULTS)] == ["sft", "grpo"]
 
 
+def test_rows_of_runs_that_are_not_here_stay():
+    results.RESULTS.parent.mkdir()
+    results.save(results.GAINS, [{"experiment": "fixed", "seed": 1, "accuracy": 0.5}])
+    results.save_csv(results.CURVES, [{"experiment": "fixed", "seed": 1, "step": 1}])
+    write_stage(COURSE, "sft")
+    write_stage(COURSE, "grpo", log_history=[ENTRY])
+    for _ in range(2):  # and nothing is there twice
+        tool.collect()
+        rows, curves = results.read(results.GAINS), results.read_csv(results.CURVES)
+        for table in (rows, curves):
+            assert [row["experiment"] for row in table] == ["course", "fixed"]
+    assert rows[1]["accuracy"] == 0.5 and curves[1]["step"] == "1"
+
+
 def test_without_runs_the_tables_are_empty():
     tool.collect()
     assert results.read(results.GAINS) == results.read(results.PASS_AT_K) == []

@@ -5,8 +5,9 @@
     gpu_results.py README.md              write the tables into the README
 
 Rows are kept in results/gpu.json (a row a stage), results/gpu-usage.json (a row a long
-step: time and memory) and results/gpu-throughput.json (from bench_grpo.py). A new row
-replaces that of the same machine, profile, model and step.
+step: time and memory), results/gpu-tiers.json (from measure_tiers.py) and
+results/gpu-throughput.json (from bench_grpo.py). A new row of the first two replaces
+that of the same machine, profile, model and step.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from grpo_course import stages  # noqa: E402
 
 ACCURACY = results.ROOT / "results" / "gpu.json"
 USAGE = results.ROOT / "results" / "gpu-usage.json"
+TIERS = results.ROOT / "results" / "gpu-tiers.json"
 THROUGHPUT = results.ROOT / "results" / "gpu-throughput.json"
 START, END = "<!-- gpu:start -->", "<!-- gpu:end -->"
 KEY = ("machine", "profile", "model", "seed", "stage", "step", "gib_held")
@@ -89,11 +91,8 @@ def speed(manifest: dict) -> dict:
 
 def merge(path: Path, rows: list[dict]) -> None:
     """Add rows to a table; one with the same key is replaced."""
-    table = results.read(path)
-    new = {tuple(row.get(name) for name in KEY) for row in rows}
-    kept = [r for r in table if tuple(r.get(name) for name in KEY) not in new]
     path.parent.mkdir(exist_ok=True)
-    results.save(path, kept + rows)
+    results.save(path, results.merged(results.read(path), rows, KEY))
 
 
 # --- Tables ---------------------------------------------------------------------------
@@ -123,6 +122,21 @@ def usage_as_markdown(table: list[dict]) -> str:
         line += (cell(row, "step_s", ".2f"), cell(row, "tokens_per_s", ",.0f"))
         lines.append(line)
     return markdown(lines, numbers_from=4)
+
+
+def tiers_as_markdown(table: list[dict]) -> str:
+    """What measure_tiers.py measured."""
+    lines = [("profile", "model (random weights)", "step", "GiB of the GPU")]
+    lines[0] += ("GiB loaded", "GiB at the peak", "seconds a step", "first step (s)")
+    for row in table:
+        line = (row["profile"], row.get("model", ""), row["step"])
+        if "error" in row:
+            lines.append((*line, cell(row, "gib_held", "g"), row["error"], "", "", ""))
+            continue
+        line += tuple(cell(row, f"gib_{name}", "g") for name in ("held", "loaded"))
+        line += (cell(row, "gib_peak", ".1f"), cell(row, "step_s", ".2f"))
+        lines.append((*line, cell(row, "first_step_s", ".0f")))
+    return markdown(lines, numbers_from=3)
 
 
 def throughput_as_markdown(table: list[dict]) -> str:
@@ -158,6 +172,7 @@ def as_markdown() -> str:
     tables = {
         ACCURACY: accuracy_as_markdown,
         USAGE: usage_as_markdown,
+        TIERS: tiers_as_markdown,
         THROUGHPUT: throughput_as_markdown,
     }
     found = {path: results.read(path) for path in tables}

@@ -131,6 +131,24 @@ def save_csv(path: Path, table: list[dict]) -> None:
     partial.replace(path)
 
 
+def read_csv(path: Path) -> list[dict]:
+    """A table as `save_csv` wrote it, each value as text; empty if there is none."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def merged(table: list[dict], rows: list[dict], key: tuple[str, ...]) -> list[dict]:
+    """`table` with `rows` added; they replace all rows with an equal key."""
+
+    def names(row: dict) -> tuple[str, ...]:
+        return tuple(str(row.get(name)) for name in key)
+
+    new = set(map(names, rows))
+    return [row for row in table if names(row) not in new] + rows
+
+
 def save(path: Path, table: list[dict]) -> None:
     """Write a table as JSON, whole or not at all."""
     partial = path.with_suffix(".partial")

@@ -375,13 +375,34 @@ def start(run: Run, jobs: int) -> subprocess.Popen:
 
 
 def collect() -> None:
-    """Write what the finished runs say to results/; see each function for one table."""
+    """Write what the finished runs say to results/; see each function for one table.
+
+    Rows of runs that are not in this COURSE_HOME stay as they are.
+    """
     results.RESULTS.parent.mkdir(exist_ok=True)
-    results.save(results.RESULTS, stage_rows())
-    results.save(results.GAINS, outcome_rows())
-    results.save(results.PASS_AT_K, pass_rows())
-    results.save(results.SAMPLES, sample_rows())
-    results.save_csv(results.CURVES, curve_rows())
+    run, seed = ("experiment", "seed"), ("seed",)
+    for path, rows, key in (
+        (results.RESULTS, stage_rows(), seed),
+        (results.GAINS, outcome_rows(), run),
+        (results.PASS_AT_K, pass_rows(), seed),
+        (results.SAMPLES, sample_rows(), run),
+    ):
+        results.save(path, in_order(results.merged(results.read(path), rows, key)))
+    curves = results.merged(results.read_csv(results.CURVES), curve_rows(), run)
+    results.save_csv(results.CURVES, in_order(curves))
+
+
+def in_order(rows: list[dict]) -> list[dict]:
+    """Rows by experiment and seed, as they stand above; equal ones keep their order."""
+    experiments, seeds = list(EXPERIMENTS), list(map(str, SEEDS))
+    known = [r for r in rows if r.get("experiment", "course") in EXPERIMENTS]
+    return sorted(
+        known,
+        key=lambda row: (
+            experiments.index(row.get("experiment", "course")),
+            seeds.index(str(row["seed"])),
+        ),
+    )
 
 
 def finals() -> Iterator[tuple[Run, dict, dict]]:
