@@ -85,7 +85,8 @@ def curves(home: Path) -> list[dict]:
 
 def test_disabled_tracking_leaves_the_progress_line(tmp_path, capsys):
     profile = replace(CPU, track="disabled")
-    assert len(tracking_callbacks(profile, "sft")) == 1
+    names = [type(callback).__name__ for callback in tracking_callbacks(profile, "sft")]
+    assert names == ["ProgressLine", "FewFiles"]
     Training(tmp_path / "out", "sft", profile).step()
     finish_tracking(stage())
     assert not (tmp_path / "swanlog").exists()
@@ -214,6 +215,25 @@ def test_tables_are_logged_every_few_steps_and_after_a_resume(tmp_path):
     (run,) = curves(tmp_path)
     assert run["completions"].keys() == {1, 10, 20}
     assert "6*7=42." in run["completions"][20][2]
+
+
+@pytest.mark.parametrize("track", ["local", "disabled"])
+def test_a_long_training_keeps_few_files_of_completions(tmp_path, monkeypatch, track):
+    monkeypatch.setenv("COURSE_HOME", str(tmp_path))
+    folder = tmp_path / "completions"
+    folder.mkdir()
+    args = SimpleNamespace(output_dir=str(tmp_path))
+    (few,) = [
+        callback
+        for callback in tracking.tracking_callbacks(replace(CPU, track=track), "grpo")
+        if type(callback).__name__ == "FewFiles"
+    ]
+    for step in range(1, 1001):
+        few.on_step_begin(args, SimpleNamespace(global_step=step - 1), None)
+        tracking.completions_file(folder, step).touch()
+    left = sorted(int(path.stem[-5:]) for path in folder.iterdir())
+    tables = [1, *range(10, 100, 10), *range(100, 1000, 100)]
+    assert left == [*tables, *range(1000 - tracking.KEPT_FILES, 1001)]
 
 
 WRONG_SETTINGS = [

@@ -26,7 +26,9 @@ PROJECT = "grpo-course"
 MODES = {"local": "local", "offline": "offline", "cloud": "online"}
 KEY = "SWANLAB_API_KEY"
 RECORD = "swanlab.json"  # in a trainer's output_dir: which experiment it writes to
-TABLE_EVERY = 10  # steps between two tables of completions
+TABLE_EVERY = 10  # steps between two tables of completions; after RARELY steps RARELY
+RARELY = 100
+KEPT_FILES = 10  # of completions; older ones stay only where a table shows them
 FIRST = (  # the first curves of the dashboard; the others follow as they are logged
     *("reward", "reward_std", "frac_reward_zero_std"),
     *("completions/mean_length", "completions/clipped_ratio", "entropy"),
@@ -43,11 +45,12 @@ _open = None  # the experiment of the training that began last
 def tracking_callbacks(profile, name: str) -> list:
     """Callbacks for a Trainer with report_to="none", for the stage called `name`.
 
-    The first keeps one line of progress up to date. The second logs to SwanLab as
-    `profile.track` says. SwanLab's cloud is used for "cloud", and for "local" where
-    SWANLAB_API_KEY is set and COURSE_TRACK is not.
+    The first keeps one line of progress up to date, the second lets go of old files of
+    completions. The third logs to SwanLab as `profile.track` says. SwanLab's cloud is
+    used for "cloud", and for "local" where SWANLAB_API_KEY is set and COURSE_TRACK is
+    not.
     """
-    callbacks = [_progress_line()]
+    callbacks = [_progress_line(), _few_files()]
     if profile.track != "disabled":
         callbacks.append(_curves(profile, name))
     return callbacks
@@ -312,11 +315,26 @@ def _curves(profile, name: str):
             return {"tokens_per_second": (total - had) / (now - then)}
 
         def _table(self, step: int) -> None:
-            path = self.folder / f"completions_{step:05d}.parquet"
-            if (step == 1 or step % TABLE_EVERY == 0) and path.is_file():
+            path = completions_file(self.folder, step)
+            if has_table(step) and path.is_file():
                 self.experiment.table(completions_table(path, self.answers), step)
 
     return Curves()
+
+
+def _few_files():
+    from transformers import TrainerCallback
+
+    class FewFiles(TrainerCallback):
+        """TRL writes a file of completions at each step: keep few, however long."""
+
+        def on_step_begin(self, args, state, control, **kwargs):
+            old = state.global_step - KEPT_FILES
+            if old > 0 and not has_table(old):
+                folder = Path(args.output_dir) / "completions"
+                completions_file(folder, old).unlink(missing_ok=True)
+
+    return FewFiles()
 
 
 def _memory() -> dict:
@@ -328,6 +346,16 @@ def _memory() -> dict:
     if torch.cuda.is_available():
         found["memory/gpu_peak_gib"] = torch.cuda.max_memory_reserved() / 2**30
     return found
+
+
+def completions_file(folder: Path, step: int) -> Path:
+    """Where TRL writes what the model said at a step."""
+    return folder / f"completions_{step:05d}.parquet"
+
+
+def has_table(step: int) -> bool:
+    """Is there a table of completions for this step? Rarer as a training grows long."""
+    return step == 1 or step % (TABLE_EVERY if step < RARELY else RARELY) == 0
 
 
 def _answers(dataloader) -> dict:
