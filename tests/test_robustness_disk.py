@@ -222,9 +222,10 @@ def test_a_damaged_base_model_makes_no_stage(
     hidden = [p for p in path.parent.iterdir() if p.name.startswith(".")]
     if hidden:
         return  # a hidden file is no part of a model
-    with pytest.raises(StageError) as error:
-        make("base", profile)
-    assert path.name in str(error.value) or damage.__name__ in ("add", "rename")
+    for attempt in (make, lambda name, profile: stages.check_base_model(profile)):
+        with pytest.raises(StageError) as error:
+            attempt("base", profile)
+        assert path.name in str(error.value) or damage.__name__ in ("add", "rename")
     assert not (root / "home" / "stages" / "base").exists() or refusal("base")
 
 

@@ -352,6 +352,39 @@ def test_a_changed_base_model_is_refused(course, tmp_path):
     assert NOTEBOOKS["base"] in refusal("export", local)
 
 
+def download(cache: Path, revision: str) -> None:
+    """What the hub's cache holds of Qwen3-8B after its `main` was downloaded."""
+    model = cache / "models--Qwen--Qwen3-8B"
+    snapshot = model / "snapshots" / revision
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (model / "refs").mkdir(exist_ok=True)
+    (model / "refs" / "main").write_text(revision)
+
+
+def test_a_hub_model_is_known_by_the_revision_that_was_downloaded(
+    tmp_path, monkeypatch
+):
+    cache = tmp_path / "hub"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setenv("COURSE_HOME", str(tmp_path / "home"))
+    hub = replace(PROFILES["cpu"], model_name="Qwen/Qwen3-8B")
+    stages.check_base_model(hub)
+    download(cache, "a" * 40)
+    run_all(hub)
+    assert stages.open_stage("base").manifest["base_model"]["revision"] == "a" * 40
+    shutil.rmtree(cache)  # another machine, which has not downloaded it yet
+    stages.open_stage("export", hub)
+    download(cache, "b" * 40)  # the model was changed on the hub
+    assert NOTEBOOKS["base"] in refusal("export", hub)
+
+
+@pytest.mark.parametrize("name", ["./nothing", "models/tiny-qwen4"])
+def test_a_model_that_is_not_there_is_one_sentence(name):
+    with pytest.raises(StageError, match="cannot read its model"):
+        stages.check_base_model(replace(PROFILES["cpu"], model_name=name))
+
+
 def test_a_stage_made_again_with_the_same_result_keeps_its_children(course):
     digest = stages.open_stage("sft").digest
     assert make("sft", course, minutes=9.0).digest == digest

@@ -6,7 +6,7 @@
 __all__ = ['MODELFILE', 'TURN', 'next_logits', 'modelfile', 'load_lora', 'load_merged', 'load_lora_and_merge', 'complete',
            'complete_in_vllm']
 
-# %% ../06_export.ipynb #cell-29
+# %% ../06_export.ipynb #cell-31
 def next_logits(model, tokenizer, prompt):
     """The scores of the next token: a float32 array, shape (vocabulary,)."""
     import torch
@@ -16,7 +16,7 @@ def next_logits(model, tokenizer, prompt):
         logits = model(**inputs.to(model.device)).logits
     return logits[0, -1].float().cpu().numpy()
 
-# %% ../06_export.ipynb #cell-37
+# %% ../06_export.ipynb #cell-39
 MODELFILE = '''FROM ./GGUF
 SYSTEM """SYSTEM_PROMPT"""
 TEMPLATE """{{ range .Messages }}TURN{{ end }}REASONING_START"""
@@ -36,7 +36,7 @@ def modelfile(gguf, tokenizer, context):
     text = text.replace("REASONING_START", REASONING_START)
     return text.replace("GGUF", gguf).replace("CONTEXT", str(context))
 
-# %% ../06_export.ipynb #cell-47
+# %% ../06_export.ipynb #cell-49
 def load_lora(folder, base_model, dtype):
     """An adapter on its base model, by PEFT."""
     from peft import PeftModel
@@ -48,7 +48,7 @@ def load_lora(folder, base_model, dtype):
     )
     return PeftModel.from_pretrained(base, folder), tokenizer
 
-# %% ../06_export.ipynb #cell-49
+# %% ../06_export.ipynb #cell-51
 def load_merged(folder, base_model, dtype):
     """A merged model, by transformers; `base_model` is not needed."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -56,13 +56,13 @@ def load_merged(folder, base_model, dtype):
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map="auto")
     return model, AutoTokenizer.from_pretrained(folder)
 
-# %% ../06_export.ipynb #cell-51
+# %% ../06_export.ipynb #cell-53
 def load_lora_and_merge(folder, base_model, dtype):
     """An adapter merged into its base model in memory, by PEFT."""
     model, tokenizer = load_lora(folder, base_model, dtype)
     return model.merge_and_unload(), tokenizer
 
-# %% ../06_export.ipynb #cell-53
+# %% ../06_export.ipynb #cell-55
 def complete(readings, prompts, options):
     """Completions, the logits after the last prompt, and seconds, for each reading.
 
@@ -82,7 +82,7 @@ def complete(readings, prompts, options):
         del model
     return found
 
-# %% ../06_export.ipynb #cell-61
+# %% ../06_export.ipynb #cell-63
 def complete_in_vllm(folder, lora_base, conversations, options, limits):
     """Completions, their seconds, and the token ids of the prompts, by vLLM.
 

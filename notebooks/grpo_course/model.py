@@ -3,11 +3,11 @@
 # %% auto #0
 __all__ = ['TARGET_MODULES', 'load_base_model', 'add_adapter', 'save_adapter', 'load_adapter']
 
-# %% ../01_model_loading.ipynb #cell-44
+# %% ../01_model_loading.ipynb #cell-46
 import json
 from pathlib import Path
 
-# %% ../01_model_loading.ipynb #cell-46
+# %% ../01_model_loading.ipynb #cell-48
 def load_base_model(profile):
     """The base model and its tokenizer, by the profile's settings."""
     import torch
@@ -30,11 +30,11 @@ def load_base_model(profile):
         **vllm,
     )
 
-# %% ../01_model_loading.ipynb #cell-70
+# %% ../01_model_loading.ipynb #cell-72
 TARGET_MODULES = ["q_proj", "k_proj", "v_proj", "o_proj"]  # attention
 TARGET_MODULES += ["gate_proj", "up_proj", "down_proj"]  # feed-forward
 
-# %% ../01_model_loading.ipynb #cell-72
+# %% ../01_model_loading.ipynb #cell-74
 def add_adapter(model, profile):
     """The model with a fresh LoRA adapter on the seven projections.
 
@@ -53,7 +53,7 @@ def add_adapter(model, profile):
         random_state=profile.seed,
     )
 
-# %% ../01_model_loading.ipynb #cell-87
+# %% ../01_model_loading.ipynb #cell-89
 def save_adapter(model, tokenizer, folder, profile):
     """Write the adapter and the tokenizer to a folder, the same bytes every time."""
     folder = Path(folder)
@@ -66,7 +66,7 @@ def save_adapter(model, tokenizer, folder, profile):
     config["target_modules"] = sorted(config["target_modules"])
     path.write_text(json.dumps(config, indent=2) + "\n")
 
-# %% ../01_model_loading.ipynb #cell-93
+# %% ../01_model_loading.ipynb #cell-95
 def load_adapter(model, folder):
     """Give the model the adapter weights of a folder, and return it.
 

@@ -140,7 +140,7 @@ def _check(name: str, parent: Stage | None, settings: dict | None) -> Stage:
             raise Flaw(_difference(manifest["settings"], settings))
         _check_files(path, manifest["files"])
         model = manifest["base_model"]  # checked once: its children name it by digest
-        if parent is None and model != _base_model(model["name"]):
+        if parent is None and _differ(model, _base_model(model["name"])):
             raise Flaw(f"was made from another {model['name']} than the one here")
     except (Flaw, OSError) as flaw:
         what = flaw if isinstance(flaw, Flaw) else f"cannot be read ({flaw})"
@@ -409,15 +409,44 @@ def adapter_is_zero(path: Path) -> bool:
         return not any(tensors.get_tensor(name).any() for name in names)
 
 
+def check_base_model(profile: Profile) -> None:
+    """Raise StageError, one sentence, if the base model is damaged or not there.
+
+    For notebook 01, before it loads the model: the others open a stage first, which
+    checks it. What is on the hub is not looked at.
+    """
+    try:
+        _base_model(profile.model_name)
+    except (Flaw, OSError) as flaw:
+        what = flaw if isinstance(flaw, Flaw) else f"cannot read its model ({flaw})"
+        raise StageError(f"The course {what}.") from None
+
+
 def _base_model(name: str) -> dict:
-    """A local model is known by its digest; a hub model by its name.
+    """A local model is known by its digest, a hub model by the revision downloaded.
 
     Raises Flaw for the embedded model when it is not the one of the repository.
     """
     path = local_path(name)
-    if path:
-        check_sums(path)
-    return {"name": name, "digest": folder_digest(path) if path else None}
+    if path is None:
+        return {"name": name, "digest": None, "revision": _revision(name)}
+    check_sums(path)
+    return {"name": name, "digest": folder_digest(path), "revision": None}
+
+
+def _revision(name: str) -> str | None:
+    """The commit of a hub model in this machine's cache; None if it is not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, "config.json")
+    return Path(found).parent.name if isinstance(found, str) else None
+
+
+def _differ(model: dict, now: dict) -> bool:
+    """Are these two base models? A revision that is not known fits any other."""
+    known = {model.get("revision"), now["revision"]} - {None}
+    same = all(model[key] == now[key] for key in ("name", "digest"))
+    return not same or len(known) > 1
 
 
 def _identity(stage: Stage | None) -> dict | None:
