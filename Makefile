@@ -40,7 +40,8 @@ seeds: env  ## three seeds and the controls, measured for results/ (about an hou
 experiments: env  ## all that the README and 04 and 05 show (hours; JOBS=16: sooner)
 	@$(RUN) tools/run_experiments.py --jobs $(or $(JOBS),1)
 
-results: env  ## draw the README's picture and write its tables, from results/
+results: env  ## draw the pictures and write the README's tables, from results/
+	@$(RUN) tools/draw_road.py
 	@$(RUN) tools/draw_results.py
 	@$(RUN) tools/results.py README.md
 	@$(RUN) tools/gpu_results.py README.md

@@ -262,5 +262,5 @@ def test_report_holds_what_a_manifest_needs(model, tokenizer):
         "sampled": 3,
     }
     assert report["correct"] == [0, 0, 0]
-    assert sum(report["styles"].values()) == 3
+    assert len(report["style_of"]) == len(report["correct"]) == 3
     assert [sample["problem"] for sample in report["samples"]] == QUESTIONS[:2]

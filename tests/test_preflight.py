@@ -35,6 +35,23 @@ def nothing_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(preflight, "MEASURED", tmp_path / "usage.json")
 
 
+def test_what_was_measured_is_told_and_what_was_not_is_said(tmp_path):
+    tiny = {"stage": "sft", "model": CPU.model_name, "machine": "H200", "minutes": 0.81}
+    rows = [
+        tiny | {"profile": "gpu-tiny"},
+        tiny | {"profile": "l4"},
+    ]  # l4: another model
+    (tmp_path / "gpu.json").write_text(json.dumps(rows))
+    cpu = [{"stage": "sft", "minutes": minutes} for minutes in (2.0, 9.0, 3.0)]
+    (tmp_path / "cpu.json").write_text(json.dumps(cpu))
+    minutes = preflight.tiers("sft")["minutes"]
+    assert minutes["gpu-tiny"] == "0.8 (H200)"
+    assert minutes["cpu"].startswith("3.0 (")
+    assert minutes["l4"] == minutes["a100"] == "not measured"
+    assert list(minutes.index) == list(profiles.PROFILES)
+    assert set(preflight.tiers("grpo")["minutes"]) == {"not measured"}
+
+
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_that_fits_gives_a_table(step):
     table = preflight.check(step, CPU, model_like())

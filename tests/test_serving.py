@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from grpo_course import elsewhere, llama_cpp
+from grpo_course import elsewhere, llama_cpp, template
 from grpo_course.grpo_data import as_prompt
 from grpo_course.llama_cpp import LlamaCppError
 from grpo_course.template import apply_template
@@ -71,22 +71,34 @@ def _in_go(text: str, folder: Path) -> list[str]:
     return json.loads(done.stdout)
 
 
-def _by_hand(text: str) -> list[str]:
-    """The same for this one shape of template, where there is no Go."""
-    shape = r"{{ range .Messages }}{{ .Content }}{{ if ne .Role \"user\" }}([^{}]*)"
-    end, start = re.fullmatch(shape + r"{{ end }}{{ end }}([^{}]*)", text).groups()
-    return [
-        "".join(m["content"] + (end if m["role"] != "user" else "") for m in messages)
-        + start
-        for messages in CONVERSATIONS
-    ]
+def _by_hand(text: str, folder: Path) -> list[str]:
+    """The same for templates of this shape, where there is no Go."""
+    turn, opening = re.fullmatch(
+        r"{{ range \.Messages }}(.*){{ end }}([^{}]*)", text, re.DOTALL
+    ).groups()
+    unless_user = re.compile(r'{{ if ne \.Role "user" }}([^{}]*){{ end }}')
+
+    def rendered(message: dict) -> str:
+        shown = r"\1" if message["role"] != "user" else ""
+        text = unless_user.sub(shown, turn).replace("{{ .Role }}", message["role"])
+        return text.replace("{{ .Content }}", message["content"])
+
+    return ["".join(map(rendered, messages)) + opening for messages in CONVERSATIONS]
 
 
-def test_ollama_renders_conversations_as_the_tokenizer_does(tokenizer, tmp_path):
+@pytest.mark.parametrize("form", template.FORMS)
+@pytest.mark.parametrize("engine", [_by_hand, _in_go])
+def test_ollama_renders_conversations_as_the_tokenizer_does(
+    form, engine, tmp_path, monkeypatch
+):
+    if engine is _in_go and not shutil.which("go"):
+        pytest.skip("there is no Go here")
+    monkeypatch.setattr(template, "FORM", form)
+    monkeypatch.setattr(template, "REASONING_START", template.FORMS[form][0])
+    tokenizer = apply_template(AutoTokenizer.from_pretrained(TINY))
     lines = elsewhere.modelfile("model.gguf", tokenizer, 384)
     text = re.search(r'TEMPLATE """(.*?)"""', lines, re.DOTALL)[1]
-    rendered = (_in_go if shutil.which("go") else _by_hand)(text, tmp_path)
-    assert rendered == [
+    assert engine(text, tmp_path) == [
         tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=True)
         for c in CONVERSATIONS
     ]

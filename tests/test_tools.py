@@ -239,8 +239,18 @@ def test_noise_paths_and_keys_in_outputs_are_refused(notebook, text):
     assert len(notebook.problems()) == 1
 
 
+def test_a_picture_needs_words_and_they_survive_cleaning(notebook):
+    image = nbformat.v4.new_output("display_data", {"image/png": "A" * 20})
+    notebook.code[1].outputs += [image]
+    assert len(notebook.problems()) == 1
+    notebook.code[1].metadata["alt"] = "A curve that rises."
+    nbtools.clean(notebook.content)
+    assert notebook.problems() == []
+
+
 def test_large_notebooks_and_images_are_refused(notebook):
     image = nbformat.v4.new_output("display_data", {"image/png": "A" * 200_000})
+    notebook.code[1].metadata["alt"] = "A curve that rises."
     notebook.code[1].outputs += [image]
     assert len(notebook.problems()) == 1
     notebook.code[1].outputs += [image]

@@ -61,7 +61,7 @@ def draw_controls(ax, outcomes: pd.DataFrame) -> None:
     ax.set_title("what fifty more steps changed")
 
 
-SICK = ("course", "sick-rate", "sick-limit")
+SICK = ("course", "sick-cold", "sick-rate", "sick-limit")
 SIGNS = {"reward": "reward", "right": "right", "zero_std": "groups with-\nout variance"}
 SIGNS |= {"tokens": "tokens", "clipped": "cut off", "entropy": "entropy\n(nats)"}
 
@@ -69,7 +69,7 @@ SIGNS |= {"tokens": "tokens", "clipped": "cut off", "entropy": "entropy\n(nats)"
 def draw_sick_runs(curves: pd.DataFrame):
     """A column a run, a row a logged number, means over three steps: a figure."""
     fig, axes = plt.subplots(
-        len(SIGNS), len(SICK), figsize=(9, 9), sharex=True, sharey="row"
+        len(SIGNS), len(SICK), figsize=(11, 9), sharex=True, sharey="row"
     )
     for column, name in zip(axes.T, SICK, strict=True):
         run = curves[(curves["experiment"] == name) & (curves["seed"] == 3407)]

@@ -28,6 +28,7 @@ from grpo_course.caches import FOLDERS as CACHES  # noqa: E402
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 SET_UP = "set-up"  # the tag of the cells for Colab and Kaggle, which are not run here
+KEPT = ("alt", "tags")  # of a cell's metadata: its picture in words; what it is for
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
@@ -191,7 +192,7 @@ def _report(path: Path, copy: Path, notebook, problem: str) -> str:
 def clean(notebook: nbformat.NotebookNode) -> None:
     """Strip, in place, what a reader does not need and what changes with every run.
 
-    Notebook and cell metadata (but tags), stderr, progress bars, widgets, terminal
+    Notebook and cell metadata (but KEPT), stderr, progress bars, widgets, terminal
     colours; paths inside the repository become relative to its root.
     """
     course = notebook.metadata.get("course", {})
@@ -203,8 +204,8 @@ def clean(notebook: nbformat.NotebookNode) -> None:
         }
     )
     for cell in notebook.cells:
-        tags = cell.metadata.get("tags")
-        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        kept = {name: cell.metadata[name] for name in KEPT if name in cell.metadata}
+        cell.metadata = nbformat.from_dict(kept)
         if cell.cell_type == "code":
             cleaned = (_clean_output(output) for output in cell.outputs)
             cell.outputs = [output for output in cleaned if output]

@@ -6,7 +6,6 @@ solution tags), so that the stages can be compared problem by problem.
 """
 
 import math
-from collections import Counter
 from dataclasses import dataclass
 
 from .arithmetic import solution_style
@@ -251,7 +250,7 @@ def report(
     """What a stage's manifest keeps of its evaluation, greedy and sampled.
 
     Keys: `evaluation` (the two summaries), and of the greedy one `correct` (0 or 1 a
-    problem), `styles` (how many completions in each style) and some `samples`.
+    problem), `style_of` (the style of each completion) and some `samples`.
     """
     kinds = {"greedy": False, "sampled": True}
     results = {
@@ -265,7 +264,7 @@ def report(
     return {
         "evaluation": {kind: result.summary() for kind, result in results.items()},
         "correct": [int(right) for right in greedy.correct],
-        "styles": dict(Counter(solution_style(text) for text in texts)),
+        "style_of": [solution_style(text) for text in texts],
         "samples": [
             {"problem": p["prompt"][-1]["content"], "answer": p["answer"], "text": text}
             for p, text in zip(problems[:samples], texts, strict=False)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['extract_hash_answer', 'as_prompt', 'as_problem', 'held_out_problems', 'usable_problems']
 
-# %% ../05_grpo_training.ipynb #cell-16
+# %% ../05_grpo_training.ipynb #cell-18
 from .rewards import parse_number
 from .template import SYSTEM_PROMPT
 
@@ -15,7 +15,7 @@ def extract_hash_answer(solution) -> str:
     text = "" if solution is None else str(solution)
     return text.rpartition("####")[2].strip()
 
-# %% ../05_grpo_training.ipynb #cell-20
+# %% ../05_grpo_training.ipynb #cell-22
 def as_prompt(question: str) -> list[dict]:
     """A question as the messages that the chat template renders for generation."""
     return [
@@ -29,7 +29,7 @@ def as_problem(row: dict) -> dict:
     text = row["prompt"].strip() if isinstance(row["prompt"], str) else ""
     return {"prompt": as_prompt(text), "answer": extract_hash_answer(row["solution"])}
 
-# %% ../05_grpo_training.ipynb #cell-22
+# %% ../05_grpo_training.ipynb #cell-24
 def held_out_problems(profile) -> list[dict]:
     """The first `eval_problems` usable rows of the evaluation data: prompt, answer."""
     from grpo_course.data import load_rows
@@ -37,7 +37,7 @@ def held_out_problems(profile) -> list[dict]:
     usable, _ = usable_problems(load_rows(profile.eval_data, "grpo"), [])
     return usable[: profile.eval_problems]
 
-# %% ../05_grpo_training.ipynb #cell-24
+# %% ../05_grpo_training.ipynb #cell-26
 def usable_problems(rows, held_out: list[dict]) -> tuple[list[dict], dict]:
     """The problems that GRPO can use, in order, and how many each filter dropped."""
     seen = {_question(problem) for problem in held_out}

@@ -1,5 +1,6 @@
 """Before a long step: does it fit, and how long does it take? Afterwards: what it took.
 
+    preflight.tiers("grpo")  # what was measured, for each profile
     preflight.check("grpo", profile)  # a table, or TooLittle, which says what to lower
     with preflight.watch("grpo", profile) as usage:
         trainer.train()  # out of memory in here gives the same advice
@@ -15,11 +16,13 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from statistics import median
 
 from .checks import REPO
+from .profiles import PROFILES
 from .stages import home
 
-MEASURED = REPO / "results" / "gpu-usage.json"
+MEASURED = REPO / "results" / "gpu-usage.json"  # long steps: time and memory
 GIB = 2**30
 CHECKPOINTS = 3  # on disk at a time: two are kept while the next one is written
 SPARE_GIB = 1.0  # of disk, for logs and caches
@@ -33,6 +36,44 @@ LOWER = {
 
 class TooLittle(MemoryError):
     """A step that does not fit; the message says what to lower."""
+
+
+def tiers(stage: str):
+    """Memory, model and minutes of a notebook for each profile, as a DataFrame.
+
+    stage: what is evaluated in it, "base" (notebook 02), "sft" or "grpo". Minutes come
+    from results/, where this profile has been run with its own model.
+    """
+    import pandas as pd
+
+    rows = {}
+    for name, profile in PROFILES.items():
+        found = [
+            row
+            for row in _stage_rows(name)
+            if row["stage"] == stage and row["model"] == profile.model_name
+        ]
+        minutes = "not measured"
+        if found:
+            minutes = f"{median(row['minutes'] for row in found):.1f}"
+            minutes += f" ({found[0]['machine']})"
+        memory = f"{profile.min_gpu_gib:.0f} GiB" if profile.on_gpu else "none"
+        rows[name] = {"GPU memory": memory, "model": profile.model_name}
+        rows[name]["minutes"] = minutes
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _stage_rows(profile: str) -> list[dict]:
+    """The evaluated stages in results/ that a profile made."""
+    if profile == "cpu":
+        cpu = {"model": PROFILES["cpu"].model_name, "machine": "2 CPU cores"}
+        return [row | cpu for row in _read("cpu.json")]
+    return [row for row in _read("gpu.json") if row["profile"] == profile]
+
+
+def _read(name: str) -> list[dict]:
+    path = MEASURED.with_name(name)
+    return json.loads(path.read_text()) if path.is_file() else []
 
 
 def check(step: str, profile, model):
@@ -173,7 +214,7 @@ def _advice(step: str, profile) -> str:
 
 def _measured(step: str, profile) -> dict | None:
     """The last measurement of this step with this profile and model, if any."""
-    rows = json.loads(MEASURED.read_text()) if MEASURED.is_file() else []
+    rows = _read(MEASURED.name)
     same = {"step": step, "profile": profile.name, "model": profile.model_name}
     fitting = [row for row in rows if same.items() <= row.items()]
     return fitting[-1] if fitting else None

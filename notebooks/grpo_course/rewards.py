@@ -30,7 +30,7 @@ EOS_TOKENS = ("<|im_end|>", "<|endoftext|>")
 def extract_solution(text: str) -> str | None:
     """The answer of a well-formed completion, with its white space; None otherwise.
 
-    Well-formed: working, then each of the three tags once and in order, an answer
+    Well-formed: any text, then each of the three tags once and in order, an answer
     between the last two, and after them white space and at most one eos token. One
     REASONING_START is allowed, as the first thing in the text.
     """

@@ -6,7 +6,7 @@
 __all__ = ['THINK_TAG', 'field_text', 'strip_think', 'clean_row', 'is_numeric_answer', 'format_row', 'tokenise_row',
            'row_filters', 'prepare_rows']
 
-# %% ../03_sft_warmup.ipynb #cell-27
+# %% ../03_sft_warmup.ipynb #cell-29
 import math
 import re
 from numbers import Real
@@ -25,7 +25,7 @@ def field_text(value) -> str:
         return ""
     return str(value).strip()
 
-# %% ../03_sft_warmup.ipynb #cell-31
+# %% ../03_sft_warmup.ipynb #cell-33
 THINK_TAG = re.compile(r"</?think>", re.IGNORECASE)
 
 
@@ -42,12 +42,12 @@ def clean_row(row: dict) -> dict:
         "answer": field_text(row.get("expected_answer")),
     }
 
-# %% ../03_sft_warmup.ipynb #cell-35
+# %% ../03_sft_warmup.ipynb #cell-37
 def is_numeric_answer(answer: str) -> bool:
     """Is an answer a number and nothing else? The reader is that of the rewards."""
     return parse_number(answer) is not None
 
-# %% ../03_sft_warmup.ipynb #cell-40
+# %% ../03_sft_warmup.ipynb #cell-42
 def format_row(row: dict) -> list[dict]:
     """The messages of a cleaned row: system, user, and the answer to be learned."""
     completion = (
@@ -60,7 +60,7 @@ def format_row(row: dict) -> list[dict]:
         {"role": "assistant", "content": completion},
     ]
 
-# %% ../03_sft_warmup.ipynb #cell-44
+# %% ../03_sft_warmup.ipynb #cell-46
 def tokenise_row(row: dict, tokenizer) -> dict:
     """`input_ids` and `completion_mask` (0 or 1) of a cleaned row, of equal length.
 
@@ -83,7 +83,7 @@ def tokenise_row(row: dict, tokenizer) -> dict:
     mask = [0] * len(prompt_ids) + [1] * len(ids)
     return {"input_ids": prompt_ids + ids, "completion_mask": mask}
 
-# %% ../03_sft_warmup.ipynb #cell-49
+# %% ../03_sft_warmup.ipynb #cell-51
 def row_filters(tokenizer, max_tokens: int, held_out=()) -> dict:
     """The filters in order: a name, and a function of a cleaned row (True: keep it)."""
     evaluated = {" ".join(p["prompt"][-1]["content"].split()) for p in held_out}
@@ -111,7 +111,7 @@ def row_filters(tokenizer, max_tokens: int, held_out=()) -> dict:
         f"more than {max_tokens} tokens": fits,
     }
 
-# %% ../03_sft_warmup.ipynb #cell-51
+# %% ../03_sft_warmup.ipynb #cell-53
 def prepare_rows(
     rows, tokenizer, max_tokens: int, held_out=()
 ) -> tuple[list[dict], dict]:

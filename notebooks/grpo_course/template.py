@@ -4,7 +4,7 @@
 __all__ = ['FORMS', 'FORM', 'REASONING_START', 'REASONING_END', 'SOLUTION_START', 'SOLUTION_END', 'SYSTEM_PROMPT',
            'CHAT_TEMPLATE', 'QWEN3_TEMPLATE', 'apply_template']
 
-# %% ../02_chat_template.ipynb #cell-14
+# %% ../02_chat_template.ipynb #cell-16
 import os
 
 FORMS = {"course": ("<start_working_out>", "<end_working_out>")}
@@ -14,14 +14,14 @@ REASONING_START, REASONING_END = FORMS.get(FORM, FORMS["course"])
 SOLUTION_START = "<SOLUTION>"
 SOLUTION_END = "</SOLUTION>"
 
-# %% ../02_chat_template.ipynb #cell-21
+# %% ../02_chat_template.ipynb #cell-23
 SYSTEM_PROMPT = (
     "Solve the problem you are given.\n"
     f"Write your working between {REASONING_START} and {REASONING_END}.\n"
     f"Then give only the final answer between {SOLUTION_START} and {SOLUTION_END}."
 )
 
-# %% ../02_chat_template.ipynb #cell-31
+# %% ../02_chat_template.ipynb #cell-33
 CHAT_TEMPLATE = """
 {%- if messages[0]['role'] == 'system' -%}
     {{- messages[0]['content'] + eos_token -}}
@@ -45,7 +45,7 @@ CHAT_TEMPLATE = """
 CHAT_TEMPLATE = CHAT_TEMPLATE.replace("SYSTEM_PROMPT", repr(SYSTEM_PROMPT))
 CHAT_TEMPLATE = CHAT_TEMPLATE.replace("REASONING_START", repr(REASONING_START))
 
-# %% ../02_chat_template.ipynb #cell-33
+# %% ../02_chat_template.ipynb #cell-35
 QWEN3_TEMPLATE = """
 {%- if messages[0]['role'] != 'system' -%}
     {{- '<|im_start|>system\\n' + SYSTEM_PROMPT + '<|im_end|>\\n' -}}
@@ -63,7 +63,7 @@ QWEN3_TEMPLATE = """
 QWEN3_TEMPLATE = QWEN3_TEMPLATE.replace("SYSTEM_PROMPT", repr(SYSTEM_PROMPT))
 QWEN3_TEMPLATE = QWEN3_TEMPLATE.replace("REASONING_START", repr(FORMS["qwen3"][0]))
 
-# %% ../02_chat_template.ipynb #cell-35
+# %% ../02_chat_template.ipynb #cell-37
 def apply_template(tokenizer):
     """Give a tokenizer the course's chat template; returns the tokenizer."""
     tokenizer.chat_template = QWEN3_TEMPLATE if FORM == "qwen3" else CHAT_TEMPLATE

@@ -1,0 +1,66 @@
+"""Draw the road of the course, a picture for each notebook with its own stop lit.
+
+`make results` writes them to images/; every notebook opens with its one.
+"""
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.patches import FancyBboxPatch  # noqa: E402
+
+import results  # noqa: E402
+
+STOPS = {  # what a notebook is about, and the stage it leaves behind
+    "00": ("why GRPO", ""),
+    "01": ("model", "base"),
+    "02": ("template", "template"),
+    "03": ("SFT", "sft"),
+    "04": ("rewards", ""),
+    "05": ("GRPO", "grpo"),
+    "06": ("export", "export"),
+}
+LIT, PASSED, AHEAD = "#54a24b", "#d5e8d2", "#eeeeee"
+
+
+def draw(here: str):
+    """The road as a figure: what lies behind, the stop `here`, and what comes."""
+    fig, ax = plt.subplots(figsize=(9, 1.15))
+    for place, (number, (title, stage)) in enumerate(STOPS.items()):
+        colour = LIT if number == here else PASSED if number < here else AHEAD
+        box = FancyBboxPatch(
+            (place + 0.09, 0.3),
+            0.76,
+            0.62,
+            boxstyle="round,pad=0.03,rounding_size=0.08",
+            color=colour,
+        )
+        ax.add_patch(box)
+        lit = {"color": "white", "weight": "bold"} if number == here else {}
+        centre = {"ha": "center", "va": "center"}
+        ax.text(place + 0.47, 0.72, number, fontsize=11, **centre, **lit)
+        ax.text(place + 0.47, 0.45, title, fontsize=9, **centre, **lit)
+        if place:
+            ends = {"xy": (place + 0.04, 0.61), "xytext": (place - 0.1, 0.61)}
+            ax.annotate("", **ends, arrowprops={"arrowstyle": "->", "color": "#666666"})
+        if stage:
+            label = f"stage {stage}"
+            ax.text(place + 0.47, 0.1, label, fontsize=7, color="#666666", **centre)
+    ax.set(xlim=(0, len(STOPS)), ylim=(0, 1))
+    ax.axis("off")
+    fig.subplots_adjust(0, 0, 1, 1)
+    return fig
+
+
+def main() -> None:
+    folder = results.ROOT / "images"
+    folder.mkdir(exist_ok=True)
+    for number in STOPS:
+        fig = draw(number)
+        fig.savefig(folder / f"road_{number}.png", dpi=90, metadata={"Software": None})
+        plt.close(fig)
+
+
+if __name__ == "__main__":
+    main()
