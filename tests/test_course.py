@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import run_course
 from grpo_course import evaluation, stages
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -131,3 +132,12 @@ def test_a_notebook_before_its_parent_names_the_one_to_run(tmp_path):
     assert result.returncode == 1
     assert "01_model_loading.ipynb" in result.stderr
     assert not (tmp_path / "stages").exists()
+
+
+def test_single_notebooks_can_be_chosen():
+    every = [path.name[:2] for path in run_course.chosen([])]
+    assert every == ["01", "02", "03", "04", "05", "06"]
+    some = [path.name[:2] for path in run_course.chosen(["05", "01"])]
+    assert some == ["01", "05"]
+    with pytest.raises(SystemExit, match="'07' is no notebook"):
+        run_course.chosen(["07"])

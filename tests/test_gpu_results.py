@@ -12,12 +12,15 @@ BATCH = {"grpo_batch_size": 4, "grpo_grad_accum": 8}
 SCORES = {"n": 200, "accuracy": 0.5, "ci_low": 0.43, "ci_high": 0.57}
 SCORES |= {"format_rate": 0.99, "mean_completion_tokens": 90.0, "truncated_rate": 0.0}
 TOOK = {"machine": "A GPU", "profile": "a100", "gib_held": None, "minutes": 7.0}
-TOOK |= {"gib_before": 50.0, "gib_peak": 61.0}
+TOOK |= {"gib_before": 50.0, "gib_peak": 61.0, "seconds_before": 31.0}
 
 
 def write_home(folder, usage=TOOK, seconds=(60.0, 2.0, 4.0, 3.0)):
     """A COURSE_HOME as after notebook 05, as far as the tables look."""
-    log = [{"step_time": s, "completions/mean_length": 100.0} for s in seconds]
+    log = [
+        {"step": step, "step_time": s, "completions/mean_length": 100.0}
+        for step, s in enumerate(seconds, start=1)
+    ]
     for stage in ("template", "sft", "grpo"):
         metrics = {"evaluation": {"greedy": SCORES}, "minutes": 9.0, "log_history": []}
         if stage != "template":
@@ -42,6 +45,9 @@ def test_the_first_step_which_compiles_is_not_counted(tmp_path):
     _, (_, grpo) = gpu_results.collect(write_home(tmp_path))
     assert grpo["step_s"] == 3.0
     assert grpo["tokens_per_s"] == pytest.approx(32 * 100 / 3, abs=1)
+    assert grpo["to_first_step_s"] == 31.0 + 60.0
+    lines = gpu_results.usage_as_markdown([grpo, grpo | TOOK]).splitlines()
+    assert len({line.count("|") for line in lines}) == 1
 
 
 def test_a_run_without_a_gpu_gives_no_row(tmp_path):

@@ -48,7 +48,8 @@ SETTINGS = {
     "TQDM_DISABLE": "1",
 }
 # What a log says of the machine and not of the model, or depends on that.
-CLOCK = {"step_time", "minutes", "tokens a second", "exports.csv", "seal"}
+CLOCK = {"step_time", "minutes", "seconds_before", "tokens a second"}
+CLOCK |= {"exports.csv", "seal"}
 
 
 # --- The parent, which forks a run for each line that it reads ------------------------

@@ -54,7 +54,8 @@ def collect(home: Path, label: str | None = None) -> tuple[list[dict], list[dict
     """Rows of accuracy and of usage from the stages under a COURSE_HOME.
 
     Usage: seconds a step and completion tokens a second are medians over the steps of
-    the log without the first, which compiles.
+    the log without the first, which compiles; that one counts for the seconds from the
+    start of the process to the end of the first step.
     """
     usage, shared = [], {}
     for step in ("sft", "grpo"):
@@ -66,16 +67,17 @@ def collect(home: Path, label: str | None = None) -> tuple[list[dict], list[dict
         settings = manifest["settings"]
         shared = {name: took[name] for name in ("machine", "profile", "gib_held")}
         shared |= {"model": label or settings["model_name"], "seed": settings["seed"]}
-        usage.append({"step": step} | shared | took | speed(manifest))
+        usage.append({"step": step} | shared | took | speed(manifest, took))
     accuracy = [row | shared for row in results.rows(home)] if shared else []
     return accuracy, usage
 
 
-def speed(manifest: dict) -> dict:
-    """Medians of a GRPO log without its first step: step_s and tokens_per_s."""
-    log = [e for e in manifest["metrics"]["log_history"] if "step_time" in e][1:]
-    if not log:
+def speed(manifest: dict, took: dict) -> dict:
+    """Of a GRPO log: step_s, tokens_per_s, and to_first_step_s if that is known."""
+    log = [e for e in manifest["metrics"]["log_history"] if "step_time" in e]
+    if not log[1:]:
         return {}
+    first, *log = log
     batch = manifest["settings"]["grpo_batch_size"]
     batch *= manifest["settings"]["grpo_grad_accum"]
     seconds = [float(entry["step_time"]) for entry in log]
@@ -83,10 +85,14 @@ def speed(manifest: dict) -> dict:
         batch * float(entry["completions/mean_length"]) / second
         for entry, second in zip(log, seconds, strict=True)
     ]
-    return {
+    found = {
         "step_s": round(statistics.median(seconds), 2),
         "tokens_per_s": round(statistics.median(rates)),
     }
+    if first["step"] == 1 and "seconds_before" in took:
+        begun = took["seconds_before"] + float(first["step_time"])
+        found["to_first_step_s"] = round(begun, 1)
+    return found
 
 
 def merge(path: Path, rows: list[dict]) -> None:
@@ -112,15 +118,15 @@ def accuracy_as_markdown(table: list[dict]) -> str:
 def usage_as_markdown(table: list[dict]) -> str:
     """Time and memory of the long steps."""
     lines = [("machine", "profile", "model", "step", "minutes", "GiB at the peak")]
-    lines[0] += ("seconds a step", "tokens a second")
+    lines[0] += ("start to first step (s)", "seconds a step", "tokens a second")
     for row in table:
         machine = row["machine"]
         if row.get("gib_held"):
             machine += f", held to {row['gib_held']:g} GiB"
         line = (machine, row["profile"], row["model"], row["step"])
         line += (f"{row['minutes']:.1f}", f"{row['gib_peak']:.1f}")
-        line += (cell(row, "step_s", ".2f"), cell(row, "tokens_per_s", ",.0f"))
-        lines.append(line)
+        line += (cell(row, "to_first_step_s", ".0f"), cell(row, "step_s", ".2f"))
+        lines.append((*line, cell(row, "tokens_per_s", ",.0f")))
     return markdown(lines, numbers_from=4)
 
 

@@ -1,5 +1,8 @@
 """Run notebooks 01 to 06 in order, without a browser: `make course`.
 
+    run_course.py            all
+    run_course.py 01 02      these, in their order
+
 Executed copies are kept in COURSE_HOME/executed. Ends with the table of what the model
 can do after each stage, or, at the first cell that fails, with that cell and its error.
 """
@@ -18,12 +21,20 @@ from grpo_course import profiles, stages  # noqa: E402
 
 
 def main() -> None:
-    home = stages.home()
+    home, paths = stages.home(), chosen(sys.argv[1:])
     with guarded(home) as environment:
         print(f"Running the course; everything it makes goes to {home}", flush=True)
-        for path in sorted(nbtools.FOLDER.glob("0[1-6]_*.ipynb")):
+        for path in paths:
             nbtools.execute(path, home / "executed" / path.name, environment)
     print("\n" + results.as_text(results.rows(home)))
+
+
+def chosen(numbers: list[str]) -> list[Path]:
+    """The notebooks with these numbers, in order; all but 00 if there are none."""
+    known = {path.name[:2]: path for path in nbtools.FOLDER.glob("0[0-6]_*.ipynb")}
+    for number in set(numbers) - known.keys():
+        sys.exit(f"{number!r} is no notebook: take some of {', '.join(sorted(known))}.")
+    return [known[number] for number in sorted(set(numbers) or known.keys() - {"00"})]
 
 
 @contextmanager

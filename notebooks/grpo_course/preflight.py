@@ -117,13 +117,16 @@ def check(step: str, profile, model):
 def watch(step: str, profile) -> Iterator[dict]:
     """Measure a long step, and answer a lack of GPU memory with advice.
 
-    Yields a dict for the stage's metrics: machine, profile, gib_held (`gpu_gib`), and
-    when it has ended minutes, gib_before and gib_peak (on the GPU; None without one).
-    Raises TooLittle in place of torch's OutOfMemoryError.
+    Yields a dict for the stage's metrics: machine, profile, gib_held (`gpu_gib`),
+    seconds_before (since this process started), and when it has ended minutes,
+    gib_before and gib_peak (on the GPU; None without one). Raises TooLittle in place of
+    torch's OutOfMemoryError.
     """
+    import psutil
     import torch
 
     usage = {"machine": machine(), "profile": profile.name}
+    usage["seconds_before"] = time.time() - psutil.Process().create_time()
     usage |= {"gib_held": profile.gpu_gib, "gib_before": None, "gib_peak": None}
     started = time.monotonic()
     if profile.on_gpu:
