@@ -248,6 +248,17 @@ def test_a_picture_needs_words_and_they_survive_cleaning(notebook):
     assert notebook.problems() == []
 
 
+def test_each_picture_is_shown_and_small(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"x")
+    text = "![A picture.](../images/a.png)"
+    assert check_notebooks.image_problems(folder, [text]) == []
+    assert len(check_notebooks.image_problems(folder, ["nothing"])) == 1
+    (folder / "a.png").write_bytes(b"x" * 200_001)
+    assert len(check_notebooks.image_problems(folder, [text])) == 1
+
+
 def test_large_notebooks_and_images_are_refused(notebook):
     image = nbformat.v4.new_output("display_data", {"image/png": "A" * 200_000})
     notebook.code[1].metadata["alt"] = "A curve that rises."

@@ -25,7 +25,7 @@ import results
 import write_setup_cells
 
 MAX_BYTES = 300_000
-MAX_IMAGE_BYTES = 100_000
+MAX_IMAGE_BYTES, MAX_FILE_BYTES = 100_000, 200_000  # in an output, in images/
 LONGEST_CELL, MEDIAN_CELL = 30, 8  # lines of code
 IMAGES = ("image/png", "image/jpeg", "image/svg+xml")
 
@@ -185,6 +185,17 @@ def results_problems(readme: Path) -> list[str]:
     return ["has an old results table: run `make results`"]
 
 
+def image_problems(folder: Path, texts: list[str]) -> list[str]:
+    """Pictures of a folder that no text shows, and those that are too large."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        if not any(f"{folder.name}/{path.name})" in text for text in texts):
+            found.append(f"{folder.name}/{path.name} is shown nowhere")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            found.append(f"{folder.name}/{path.name} is above 200 kB")
+    return found
+
+
 def _name(path: Path) -> str:
     return str(path.relative_to(nbtools.ROOT))
 
@@ -199,6 +210,8 @@ def main() -> None:
         found += [f"{_name(path)} {p}" for p in text_problems(path.read_text(), path)]
     readme = nbtools.ROOT / "README.md"
     found += [f"README.md {p}" for p in results_problems(readme)]
+    prose = [path.read_text() for path in (*paths, *texts)]
+    found += image_problems(nbtools.ROOT / "images", prose)
     found += export.differences(nbtools.FOLDER)
     found += write_setup_cells.differences(nbtools.ROOT)
     found += spelling_problems([*paths, *texts, *code])
