@@ -103,7 +103,7 @@ def draw_ablations(outcomes: pd.DataFrame):
                 ax.vlines(x, row.ci_low, row.ci_high, color="black", linewidth=1)
                 ax.scatter(x, row.accuracy, color="#54a24b", zorder=2)
         ax.set(xticks=range(len(names)), xticklabels=names.values(), title=title)
-        ax.set(xlim=(-0.5, len(names) - 0.5), ylim=(0, 1))
+        ax.set(xlim=(-0.5, len(names) - 0.5), ylim=(-0.04, 1))
     axes[0].set_ylabel("accuracy (held-out)")
     return fig
 
