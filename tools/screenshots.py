@@ -27,7 +27,7 @@ OPTIONS = ["--headless", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]
 OPTIONS += ["--no-sandbox", "--disable-background-networking", "--disable-sync"]
 OPTIONS += ["--disable-component-update", "--virtual-time-budget=20000"]
 PICTURES = {  # name -> experiment, and how much of its page, in pixels from the top
-    "swanlab_sft.png": ("sft", 880),
+    "swanlab_sft.png": ("sft", 1190),
     "swanlab_grpo.png": ("grpo", 1190),
 }
 TALL, TABLE, MENU = 6000, 470, 300  # pixels: a page, the table at its end, the menu
