@@ -365,3 +365,12 @@ def test_importing_profiles_and_stages_loads_no_heavy_library():
     )
     notebooks = checks.REPO / "notebooks"
     assert subprocess.run([sys.executable, "-c", code], cwd=notebooks).returncode == 0
+
+
+def test_the_readme_has_a_row_for_each_gpu_profile():
+    readme = (checks.REPO / "README.md").read_text()
+    rows = {line.split("`")[1]: line for line in readme.splitlines() if "| `" in line}
+    for name, profile in PROFILES.items():
+        if profile.on_gpu:
+            model = profile.model_name.rpartition("/")[2].removesuffix("-qwen3")
+            assert model in rows[name]
