@@ -205,6 +205,15 @@ def train():
                 for weight in model.parameters():
                     weight.data *= self.factor if weight.requires_grad else 1
 
+    class Explode(TrainerCallback):
+        """After some step every gradient is a thousand times as large."""
+
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            if state.global_step == 20:
+                for weight in model.parameters():
+                    if weight.requires_grad:
+                        weight.register_hook(lambda gradient: 1000 * gradient)
+
     def count(value):
         return lambda completions, **kwargs: [value for _ in completions]
 
@@ -214,7 +223,7 @@ def train():
     sft("healthy")
     sft("sft rate", lr=1e3)
     sft("sft weight", extra=[Spoil(3, math.nan)], logging_steps=100)
-    sft("explodes", extra=[Spoil(20, 20)], max_steps=26)
+    sft("explodes", extra=[Explode()], max_steps=26)
     grpo("constant", count(1.0), max_steps=12)
     grpo("too few", coin, rows=1, per_device_train_batch_size=8)
     grpo("infinite reward", count(math.inf))
@@ -270,7 +279,7 @@ def test_a_broken_training_ends_before_it_is_saved(outcomes, name, saved, hint):
 @pytest.mark.parametrize(
     ("name", "step", "hint"),
     [
-        ("explodes", 24, "learning rate"),
+        ("explodes", 23, "learning rate"),
         ("constant", 10, "equal rewards"),
         ("clipped", 5, "COURSE_MAX_COMPLETION_LENGTH"),
         ("coin", 40, "COURSE_GRPO_LEARNING_RATE"),

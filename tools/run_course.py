@@ -9,6 +9,7 @@ can do after each stage, or, at the first cell that fails, with that cell and it
 
 import fcntl
 import sys
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,8 +21,8 @@ sys.path.insert(0, str(nbtools.FOLDER))
 from grpo_course import profiles, stages  # noqa: E402
 
 
-def main() -> None:
-    home, paths = stages.home(), chosen(sys.argv[1:])
+def main(numbers: Sequence[str] = ()) -> None:
+    home, paths = stages.home(), chosen(numbers)
     with guarded(home) as environment:
         print(f"Running the course; everything it makes goes to {home}", flush=True)
         for path in paths:
@@ -29,7 +30,7 @@ def main() -> None:
     print("\n" + results.as_text(results.rows(home)))
 
 
-def chosen(numbers: list[str]) -> list[Path]:
+def chosen(numbers: Sequence[str]) -> list[Path]:
     """The notebooks with these numbers, in order; all but 00 if there are none."""
     known = {path.name[:2]: path for path in nbtools.FOLDER.glob("0[0-6]_*.ipynb")}
     for number in set(numbers) - known.keys():
@@ -76,4 +77,4 @@ def needs_no_hub(profile) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
