@@ -55,8 +55,8 @@ def main() -> None:
         log = options.output.with_suffix(f".{tier}.log")
         found = bench_grpo.in_process(command, log, profile=tier, step="load")
         rows = found if isinstance(found, list) else [found]
-        kept = [row for row in results.read(options.output) if row["profile"] != tier]
-        results.save(options.output, kept + rows)
+        table = results.merged(results.read(options.output), rows, ("profile",))
+        results.save(options.output, table)
         print(*map(json.dumps, rows), sep="\n", flush=True)
 
 
