@@ -172,17 +172,19 @@ def after_step(step: int, seconds: float):
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Each file's sha256; of a manifest without what depends on the clock."""
+    """Each file's sha256; of a manifest each value's, without what the clock decides."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name not in CLOCK and path.suffix != ".lock":
-            raw = path.read_bytes()
+            name, raw = str(path.relative_to(folder)), {"": path.read_bytes()}
             if path.name == "manifest.json":
-                manifest = without_clock(json.loads(raw))
+                manifest = without_clock(json.loads(raw[""]))
                 if manifest["stage"] == "export":
                     del manifest["digest"]  # of exports.csv, too
-                raw = repr(manifest).encode()
-            found[str(path.relative_to(folder))] = hashlib.sha256(raw).hexdigest()
+                manifest |= manifest.pop("metrics")
+                raw = {f": {k}": repr(v).encode() for k, v in manifest.items()}
+            for key, value in raw.items():
+                found[name + key] = hashlib.sha256(value).hexdigest()
     return found
 
 

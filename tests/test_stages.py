@@ -615,6 +615,14 @@ def test_the_newest_checkpoint_is_by_number(tmp_path):
     assert (tmp_path / "checkpoint-best").exists()
 
 
+def test_a_checkpoint_at_the_end_of_the_training_is_not_continued(tmp_path):
+    older, last = (checkpoint(tmp_path, step) for step in (20, 40))
+    assert stages.latest_checkpoint(tmp_path, steps=41) == last
+    assert stages.latest_checkpoint(tmp_path, steps=40) == older
+    assert not last.exists()
+    assert stages.latest_checkpoint(tmp_path, steps=20) is None
+
+
 def test_no_checkpoints_at_all(tmp_path):
     assert stages.latest_checkpoint(tmp_path / "none") is None
 

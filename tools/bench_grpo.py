@@ -3,10 +3,11 @@
     make_random_model.py /tmp/qwen3-8b
     bench_grpo.py --model /tmp/qwen3-8b --output results/gpu-throughput.json
 
-Each variant trains in a process of its own on the same GPU, with completions forced to
-the same length, so that all do the same work per token. The first step compiles and is
-told apart; of the following ones the median counts. One row a variant, beside the ideal
-from the GPU's own memory bandwidth and matrix rate, measured here as well.
+Each variant trains in a process of its own on the same GPU, held to the memory of an
+A100 with 80 GB, with completions forced to the same length, so that all do the same
+work per token. The first step compiles and is told apart; of the following ones the
+median counts. One row a variant, beside the ideal from the GPU's own memory bandwidth
+and matrix rate, measured here as well.
 """
 
 import argparse
@@ -29,6 +30,7 @@ sys.path.insert(0, str(results.ROOT / "notebooks"))
 from grpo_course.profiles import PROFILES  # noqa: E402
 
 A100 = PROFILES["a100"]
+A100_GIB = 79.1  # that torch sees on an A100 or H100 with 80 GB
 TOKENS = 512  # of each completion
 STEPS = 4  # the first is not counted
 
@@ -41,7 +43,8 @@ VARIANTS = {
     "unsloth 8 x 8": ("unsloth", 8, 8, 8),
     "unsloth 16 x 8": ("unsloth", 16, 8, 8),
     "plain trl 32 x 1": ("trl", 32, 1, 8),
-    "plain trl 32 x 2": ("trl", 32, 2, 8),
+    "plain trl 8 x 4": ("trl", 8, 4, 8),
+    "plain trl 8 x 8": ("trl", 8, 8, 8),
 }
 NAMES = ["ideal", *VARIANTS]
 
@@ -214,7 +217,7 @@ def load_unsloth(model_name: str):
 
     from grpo_course.model import add_adapter, load_base_model
 
-    profile = replace(A100, model_name=model_name)
+    profile = replace(A100, model_name=model_name, gpu_gib=A100_GIB)
     model, tokenizer = load_base_model(profile)
     more = {"gradient_checkpointing": True}
     return {"model": add_adapter(model, profile)}, tokenizer, more
@@ -226,13 +229,15 @@ def load_trl(model_name: str):
     from transformers import AutoTokenizer
 
     from grpo_course.model import TARGET_MODULES
+    from grpo_course.preflight import vllm_share
 
+    held = replace(A100, gpu_gib=A100_GIB, gpu_memory_utilization=0.35)
     adapter = LoraConfig(
         r=A100.lora_rank, lora_alpha=A100.lora_alpha, target_modules=TARGET_MODULES
     )
     more = {
         "model_init_kwargs": {"dtype": "bfloat16"},
-        "vllm_gpu_memory_utilization": 0.35,
+        "vllm_gpu_memory_utilization": vllm_share(held),
         "vllm_max_model_length": A100.max_seq_length,
         "gradient_checkpointing": True,
     }

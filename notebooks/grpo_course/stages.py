@@ -20,6 +20,7 @@ Everything lives under `home()`: COURSE_HOME, or the folder course-home of this 
 import importlib.metadata
 import json
 import logging
+import math
 import os
 import platform
 import re
@@ -337,12 +338,16 @@ def seal_checkpoint(folder: Path) -> None:
     sync(folder)
 
 
-def latest_checkpoint(path: Path) -> Path | None:
+def latest_checkpoint(path: Path, steps: float = math.inf) -> Path | None:
     """The newest whole checkpoint-N in a trainer's output_dir, or None.
 
-    Newer ones that are not whole are removed, with a logged warning: saving into one
-    again would mix two saves. To be called right before the training: from then on the
-    folder is this process's own until it ends, and StageError is raised in any other.
+    steps: the `max_steps` of the training. From a checkpoint at its end Transformers
+    (5.17) would take one step too many, so that one does not count.
+
+    Newer ones are removed (those that are not whole with a logged warning): saving into
+    one again would mix two saves. To be called right before the training: from then on
+    the folder is this process's own until it ends, and StageError is raised in any
+    other.
     """
     _claim(Path(path))
     found = {}
@@ -350,9 +355,11 @@ def latest_checkpoint(path: Path) -> Path | None:
         if step := re.fullmatch(r"checkpoint-(\d+)", folder.name):
             found[int(step[1])] = folder
     for step in sorted(found, reverse=True):
-        if _is_sealed(found[step]):
+        whole = _is_sealed(found[step])
+        if whole and step < steps:
             return found[step]
-        log.warning("%s was not saved whole, or was changed: removed.", found[step])
+        if not whole:
+            log.warning("%s was not saved whole, or was changed: removed.", found[step])
         remove(found[step])
     return None
 
