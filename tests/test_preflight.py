@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import make_random_model
 from grpo_course import caches, checks, preflight, profiles
 
 CPU = profiles.PROFILES["cpu"]
@@ -44,7 +45,14 @@ def test_what_was_measured_is_told_and_what_was_not_is_said(tmp_path):
     (tmp_path / "gpu.json").write_text(json.dumps(rows))
     cpu = [{"stage": "sft", "minutes": minutes} for minutes in (2.0, 9.0, 3.0)]
     (tmp_path / "cpu.json").write_text(json.dumps(cpu))
-    minutes = preflight.tiers("sft")["minutes"]
+    tiers = [{"step": "sft", "profile": "t4", "machine": "H100", "gib_peak": 9.04}]
+    tiers[0] |= {"gib_loaded": 8.0}
+    tiers += [tiers[0] | {"profile": "l4", "error": "out of memory"}]
+    (tmp_path / preflight.TIERS).write_text(json.dumps(tiers))
+    table = preflight.tiers("sft")
+    assert table["at the peak"]["t4"] == "9.0 GiB"
+    assert table["at the peak"]["l4"] == "not measured"
+    minutes = table["minutes"]
     assert minutes["gpu-tiny"] == "0.8 (H200)"
     assert minutes["cpu"].startswith("3.0 (")
     assert minutes["l4"] == minutes["a100"] == "not measured"
@@ -102,6 +110,37 @@ def test_a_measurement_of_the_same_profile_and_model_is_preferred():
     assert table.loc["memory (GiB)", "needed"] == 0.5
     assert table.loc["time (minutes)", "needed"] == 7.0
     assert "a GPU" in table.loc["time (minutes)", "source"]
+
+
+def test_a_measurement_does_not_count_for_other_settings():
+    row = {"step": "grpo", "profile": "cpu", "model": CPU.model_name, "minutes": 7.0}
+    row |= {"machine": "a GPU", "gib_before": 1.0, "gib_peak": 1.5}
+    preflight.MEASURED.write_text(json.dumps([row]))
+    larger = replace(CPU, grpo_batch_size=2 * CPU.grpo_batch_size)
+    for profile, source in ((CPU, "measured on a GPU"), (larger, "estimated")):
+        assert (
+            preflight.check("grpo", profile, model_like())["source"].iloc[0] == source
+        )
+
+
+ROWS = json.loads((checks.REPO / "results" / preflight.TIERS).read_text())
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['profile']}-{row['step']}")
+def test_the_estimate_is_near_what_was_measured(row):
+    profile = profiles.PROFILES[row["profile"]]
+    config = SimpleNamespace(**make_random_model.SIZES[row["model"]])
+    heads = config.head_dim * config.num_attention_heads
+    cache = config.head_dim * config.num_key_value_heads
+    shapes = [(config.hidden_size, n) for n in (heads, cache, cache, heads)]
+    shapes += 3 * [(config.hidden_size, config.intermediate_size)]
+    weights = sum(map(sum, shapes)) * profile.lora_rank * config.num_hidden_layers
+    adapter = [torch.nn.Parameter(torch.zeros(weights, device="meta"))]
+    model = SimpleNamespace(config=config, parameters=lambda: adapter)
+    measured = row["gib_peak"] - row["gib_loaded"]
+    assert (
+        measured / 2 < preflight._estimate(row["step"], profile, model) < 3 * measured
+    )
 
 
 def test_out_of_memory_is_answered_with_advice():

@@ -172,7 +172,7 @@ def after_step(step: int, seconds: float):
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Each file's sha256; of a manifest each value's, without what the clock decides."""
+    """sha256 of each file; of a manifest by its values, without those of the clock."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name not in CLOCK and path.suffix != ".lock":

@@ -32,6 +32,7 @@ from grpo_course.profiles import PROFILES  # noqa: E402
 A100 = PROFILES["a100"]
 A100_GIB = 79.1  # that torch sees on an A100 or H100 with 80 GB
 TOKENS = 512  # of each completion
+PROMPT = 128  # tokens of a prompt, roughly
 STEPS = 4  # the first is not counted
 
 # engine, completions in a micro-batch, micro-batches a step, completions in a group
@@ -246,38 +247,49 @@ def load_trl(model_name: str):
 
 
 def ideal(model_name: str) -> dict:
-    """A step of 32 completions if nothing but the GPU's own limits counted.
+    """A step of 32 completions if nothing but the GPU's own limits counted."""
+    from transformers import AutoConfig
+
+    from grpo_course import preflight
+
+    config = AutoConfig.from_pretrained(model_name).to_dict()
+    limits = {
+        "bandwidth_tb_per_s": round(bytes_per_second() / 1e12, 2),
+        "rate_tflop_per_s": round(operations_per_second() / 1e12),
+    }
+    found = {"variant": "ideal", "machine": preflight.machine()}
+    return found | ideal_step(32, config, **limits) | limits
+
+
+def ideal_step(
+    completions: int,
+    config: dict,
+    bandwidth_tb_per_s: float,
+    rate_tflop_per_s: float,
+) -> dict:
+    """Seconds of a step, and of its generation, at a GPU's limits; tokens a second.
 
     Generating reads all weights and the cache for each token. The loss takes 6 floating
     point operations a weight and token: 2 forward, 2 once more for the checkpoints, and
     2 backward, half of the usual, because frozen weights need no gradient.
     """
-    from transformers import AutoConfig
-
-    from grpo_course import preflight
-
-    config = AutoConfig.from_pretrained(model_name)
-    hidden, layers = config.hidden_size, config.num_hidden_layers
-    heads = config.num_attention_heads + config.num_key_value_heads
-    layer = 2 * heads * config.head_dim * hidden + 3 * hidden * config.intermediate_size
-    weights = layers * layer + config.vocab_size * hidden  # the embedding is a look-up
-    rows, prompt = 32, 128
-    cache = 4 * layers * config.num_key_value_heads * config.head_dim  # bytes a token
-    read = 2 * weights + rows * cache * (prompt + TOKENS / 2)
-    bandwidth, rate = bytes_per_second(), operations_per_second()
-    generating = TOKENS * read / bandwidth
-    training = 6 * weights * rows * (prompt + TOKENS) / rate
-    seconds = generating + training
+    hidden, layers = config["hidden_size"], config["num_hidden_layers"]
+    width, inside = config["head_dim"], config["intermediate_size"]
+    heads = config["num_attention_heads"] + config["num_key_value_heads"]
+    layer = 2 * heads * width * hidden + 3 * hidden * inside
+    # The embedding is a look-up; the head is not.
+    weights = layers * layer + config["vocab_size"] * hidden
+    cache = 4 * layers * config["num_key_value_heads"] * width  # bytes a token
+    read = 2 * weights + completions * cache * (PROMPT + TOKENS / 2)
+    generating = TOKENS * read / (bandwidth_tb_per_s * 1e12)
+    operations = 6 * weights * completions * (PROMPT + TOKENS)
+    seconds = generating + operations / (rate_tflop_per_s * 1e12)
     return {
-        "variant": "ideal",
-        "machine": preflight.machine(),
-        "completions": rows,
+        "completions": completions,
         "tokens": TOKENS,
         "step_s": round(seconds, 2),
         "of_it_generating_s": round(generating, 2),
-        "tokens_per_s": round(rows * TOKENS / seconds),
-        "bandwidth_tb_per_s": round(bandwidth / 1e12, 2),
-        "rate_tflop_per_s": round(rate / 1e12),
+        "tokens_per_s": round(completions * TOKENS / seconds),
     }
 
 

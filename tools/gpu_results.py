@@ -16,8 +16,10 @@ import statistics
 import sys
 from pathlib import Path
 
+import bench_grpo
 import nbtools
 import results
+from make_random_model import QWEN3_8B
 
 sys.path.insert(0, str(nbtools.FOLDER))
 
@@ -132,32 +134,53 @@ def usage_as_markdown(table: list[dict]) -> str:
 
 def tiers_as_markdown(table: list[dict]) -> str:
     """What measure_tiers.py measured."""
-    lines = [("profile", "model (random weights)", "step", "GiB of the GPU")]
+    lines = [("profile", "random weights", "machine", "step", "held to (GiB)")]
     lines[0] += ("GiB loaded", "GiB at the peak", "seconds a step", "first step (s)")
     for row in table:
-        line = (row["profile"], row.get("model", ""), row["step"])
+        line = (row["profile"], row.get("model", ""), row.get("machine", ""))
+        line += (row["step"],)
         if "error" in row:
             lines.append((*line, cell(row, "gib_held", "g"), row["error"], "", "", ""))
             continue
         line += tuple(cell(row, f"gib_{name}", "g") for name in ("held", "loaded"))
         line += (cell(row, "gib_peak", ".1f"), cell(row, "step_s", ".2f"))
         lines.append((*line, cell(row, "first_step_s", ".0f")))
-    return markdown(lines, numbers_from=3)
+    return markdown(lines, numbers_from=4)
 
 
 def throughput_as_markdown(table: list[dict]) -> str:
-    """What bench_grpo.py measured."""
-    lines = [("variant", "completions a step", "seconds a step", "of it generating")]
-    lines[0] += ("tokens a second", "GiB at the peak", "first step (s)")
+    """What bench_grpo.py measured; each rate also as a share of the ideal one."""
+    lines = [("8B weights", "machine", "completions a step", "seconds a step")]
+    lines[0] += ("of it generating", "tokens a second", "of the ideal")
+    lines[0] += ("GiB at the peak", "first step (s)")
+    limits = ("bandwidth_tb_per_s", "rate_tflop_per_s")
+    limits = [{k: row[k] for k in limits} for row in table if row["variant"] == "ideal"]
     for row in table:
+        line = (row["variant"], row.get("machine", ""))
         if "error" in row:
-            lines.append((row["variant"], "", row["error"], "", "", "", ""))
+            lines.append((*line, "", row["error"], "", "", "", "", ""))
             continue
-        line = (row["variant"], str(row["completions"]), cell(row, "step_s", ".2f"))
+        share = "-"
+        if limits:
+            best = bench_grpo.ideal_step(row["completions"], QWEN3_8B, **limits[0])
+            share = f"{row['tokens_per_s'] / best['tokens_per_s']:.0%}"
+        line += (str(row["completions"]), cell(row, "step_s", ".2f"))
         line += (cell(row, "of_it_generating_s", ".2f"),)
-        line += (cell(row, "tokens_per_s", ",.0f"), cell(row, "gib_peak", ".1f"))
-        lines.append((*line, cell(row, "first_step_s", ".0f")))
-    return markdown(lines, numbers_from=1)
+        line += (cell(row, "tokens_per_s", ",.0f"), share)
+        line += (cell(row, "gib_peak", ".1f"), cell(row, "first_step_s", ".0f"))
+        lines.append(line)
+    return markdown(lines, numbers_from=2) + chosen(table)
+
+
+def chosen(table: list[dict]) -> str:
+    """A sentence on the variant with the batch of the profile a100, if it was tried."""
+    rates = {row["variant"]: row.get("tokens_per_s") for row in table}
+    batch = f"{bench_grpo.A100.grpo_batch_size} x {bench_grpo.A100.grpo_grad_accum}"
+    ours, tutorial = rates.get(f"unsloth {batch}"), rates.get("tutorial")
+    if not (ours and tutorial):
+        return ""
+    times = f"{ours / tutorial:.1f} times"
+    return f"\n\nThe profile `a100` takes {batch}: {times} the tutorial's tokens a second."
 
 
 def cell(row: dict, name: str, pattern: str) -> str:
@@ -173,16 +196,31 @@ def markdown(lines: list[tuple[str, ...]], numbers_from: int) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (heading, rule, *rows))
 
 
+CAPTIONS = {
+    ACCURACY: (accuracy_as_markdown, "What the models could do, greedily:"),
+    USAGE: (usage_as_markdown, "Time and memory of the long steps of such runs:"),
+    TIERS: (
+        tiers_as_markdown,
+        "Does each profile fit its GPU? A few steps with the longest rows and "
+        "completions, on a larger GPU held to the memory of the smaller one, whose "
+        "seconds these are not:",
+    ),
+    THROUGHPUT: (
+        throughput_as_markdown,
+        f"GRPO with {bench_grpo.TOKENS} tokens in each completion, held to an A100's "
+        f"{bench_grpo.A100_GIB:.0f} GiB. `8 x 8` are eight micro-batches of eight "
+        "completions; the ideal counts nothing but reading the weights and the cache, "
+        "and multiplying:",
+    ),
+}
+
+
 def as_markdown() -> str:
-    """All tables, as the README has them."""
-    tables = {
-        ACCURACY: accuracy_as_markdown,
-        USAGE: usage_as_markdown,
-        TIERS: tiers_as_markdown,
-        THROUGHPUT: throughput_as_markdown,
-    }
-    found = {path: results.read(path) for path in tables}
-    parts = [tables[path](rows) for path, rows in found.items() if rows]
+    """All tables that have rows, as the README has them."""
+    parts = []
+    for path, (table, caption) in CAPTIONS.items():
+        if rows := results.read(path):
+            parts += [caption, table(rows)]
     return "\n\n".join(parts) or "*Not measured yet.*"
 
 

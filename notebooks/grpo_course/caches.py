@@ -13,6 +13,7 @@ FOLDERS = {
     "UNSLOTH_COMPILE_LOCATION": "unsloth",  # Unsloth's generated trainers
     "UNSLOTH_MEGA_CACHE_DIR": "compiled",  # its compiled training graphs
     "VLLM_CACHE_ROOT": "vllm",  # vLLM's compiled graphs
+    "FLASHINFER_WORKSPACE_BASE": "flashinfer",  # kernels that vLLM compiles with nvcc
     "TORCHINDUCTOR_CACHE_DIR": "inductor",
     "TRITON_CACHE_DIR": "triton",
 }

@@ -6,8 +6,8 @@
         trainer.train()  # out of memory in here gives the same advice
     usage["gib_peak"]
 
-Measured needs come from results/gpu-usage.json where this profile and model have been
-run; otherwise they are estimated from the model's dimensions.
+Measured needs come from results/, where this profile has been run with this model, or
+with random weights of its size; otherwise they are estimated from the dimensions.
 """
 
 import json
@@ -23,6 +23,7 @@ from .profiles import PROFILES
 from .stages import home
 
 MEASURED = REPO / "results" / "gpu-usage.json"  # long steps: time and memory
+TIERS = "gpu-tiers.json"  # beside it: the same with random weights
 GIB = 2**30
 CHECKPOINTS = 3  # on disk at a time: two are kept while the next one is written
 SPARE_GIB = 1.0  # of disk, for logs and caches
@@ -41,8 +42,9 @@ class TooLittle(MemoryError):
 def tiers(stage: str):
     """Memory, model and minutes of a notebook for each profile, as a DataFrame.
 
-    stage: what is evaluated in it, "base" (notebook 02), "sft" or "grpo". Minutes come
-    from results/, where this profile has been run with its own model.
+    stage: what is evaluated in it, "base" (notebook 02), "sft" or "grpo". Minutes and
+    the peak of the GPU's memory in its training come from results/, where this profile
+    has been run with its own model (the peak: or with random weights of its size).
     """
     import pandas as pd
 
@@ -55,10 +57,15 @@ def tiers(stage: str):
         ]
         minutes = "not measured"
         if found:
-            minutes = f"{median(row['minutes'] for row in found):.1f}"
-            minutes += f" ({found[0]['machine']})"
+            machine = found[-1]["machine"]  # the latest
+            taken = [row["minutes"] for row in found if row["machine"] == machine]
+            minutes = f"{median(taken):.1f} ({machine})"
         memory = f"{profile.min_gpu_gib:.0f} GiB" if profile.on_gpu else "none"
         rows[name] = {"GPU memory": memory, "model": profile.model_name}
+        if stage in LOWER:
+            peak = _measured(stage, profile).get("gib_peak")
+            missing = "not measured" if profile.on_gpu else "none"
+            rows[name]["at the peak"] = f"{peak:.1f} GiB" if peak else missing
         rows[name]["minutes"] = minutes
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -85,12 +92,11 @@ def check(step: str, profile, model):
     import pandas as pd
 
     measured = _measured(step, profile)
-    source = "estimated"
-    memory, minutes = _estimate(step, profile, model), None
+    minutes, source = measured.get("minutes"), "estimated"
+    memory = _estimate(step, profile, model)
     if measured:
         source = f"measured on {measured['machine']}"
         memory = measured["gib_peak"] - measured["gib_before"]
-        minutes = measured["minutes"]
     disk = CHECKPOINTS * 12 * _adapter_parameters(model) / GIB + SPARE_GIB
     free = shutil.disk_usage(home()).free / GIB
     there = _free_memory(profile)
@@ -215,31 +221,46 @@ def _advice(step: str, profile) -> str:
     return f"lower one of {', '.join(lower)}, {again}restart the kernel and run again"
 
 
-def _measured(step: str, profile) -> dict | None:
-    """The last measurement of this step with this profile and model, if any."""
-    rows = _read(MEASURED.name)
-    same = {"step": step, "profile": profile.name, "model": profile.model_name}
-    fitting = [row for row in rows if same.items() <= row.items()]
-    return fitting[-1] if fitting else None
+def _measured(step: str, profile) -> dict:
+    """The last measurement of this step with this profile and model; {} if none.
+
+    gib_before, gib_peak, machine, and minutes where the whole step was run. A profile
+    with other values of what takes memory has not been measured.
+    """
+    table = PROFILES[profile.name]
+    takes_memory = ("model_name", "max_seq_length", *LOWER[step])
+    own = all(getattr(profile, n) == getattr(table, n) for n in takes_memory)
+    same = {"step": step, "profile": profile.name}
+    tiers = [
+        row | {"gib_before": row["gib_loaded"], "model": table.model_name}
+        for row in _read(TIERS)
+        if "error" not in row
+    ]
+    same |= {"model": profile.model_name}
+    rows = [*tiers, *_read(MEASURED.name)] if own else []
+    return next((row for row in rows[::-1] if same.items() <= row.items()), {})
 
 
 def _estimate(step: str, profile, model) -> float:
-    """GiB that training takes on top of the loaded model; a rough upper bound.
+    """GiB that training takes on top of the loaded model, roughly.
 
-    Adapter: gradient, two Adam averages, a copy: 16 bytes a weight. Activations, with
-    gradient checkpointing: the input of each layer, and the inside of one. Scores over
-    the vocabulary: in 32 bits, three times (scores, their softmax, the gradient).
+    Adapter: gradient, two Adam averages, a copy: 16 bytes a weight. Activations: the
+    inputs of all layers, and the inside of each, or with gradient checkpointing of one.
+    Scores over the vocabulary: in 32 bits, three times (scores, their softmax, the
+    gradient). Unsloth's checkpointing moves the inputs to the computer's memory, and
+    its loss never has more than a small part of the scores at a time.
     """
     config, width = model.config, 4 if profile.dtype == "float32" else 2
     rows, length = profile.sft_batch_size, profile.max_seq_length // 2
     if step == "grpo":
         rows, length = profile.grpo_batch_size, profile.max_seq_length
-    tokens = rows * length
-    layers = config.num_hidden_layers
-    inside = 4 * config.hidden_size + 4 * config.intermediate_size
+    tokens, layers = rows * length, config.num_hidden_layers
+    offloads = profile.use_gradient_checkpointing == "unsloth"
     kept = 1 if profile.use_gradient_checkpointing else layers
-    activations = tokens * width * (layers * config.hidden_size + kept * inside)
-    scores = tokens * config.vocab_size * 4 * 3 / (1 if kept > 1 else 4)
+    inside = 4 * config.hidden_size + 4 * config.intermediate_size
+    inputs = 0 if offloads else layers * config.hidden_size
+    activations = tokens * width * (inputs + kept * inside)
+    scores = 0 if offloads else tokens * config.vocab_size * 4 * 3
     return (16 * _adapter_parameters(model) + activations + scores) / GIB
 
 
