@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import gpu_results
+import time_course
 
 BATCH = {"grpo_batch_size": 4, "grpo_grad_accum": 8}
 SCORES = {"n": 200, "accuracy": 0.5, "ci_low": 0.43, "ci_high": 0.57}
@@ -82,6 +83,33 @@ def test_a_variant_that_failed_is_a_row_as_well():
     lines = table.splitlines()
     assert len({line.count("|") for line in lines}) == 1
     assert "why" in lines[-1]
+
+
+def test_a_course_is_timed_cold_and_then_warm(tmp_path, monkeypatch):
+    cached = []
+
+    def execute(path, copy, environment):
+        home = copy.parents[1]
+        cached.append((home / "cache" / "kernel").is_file())
+        (home / "cache").mkdir(parents=True, exist_ok=True)
+        (home / "cache" / "kernel").touch()
+        if path.name.startswith("05"):
+            write_home(home)
+
+    monkeypatch.setattr(time_course.nbtools, "execute", execute)
+    output = tmp_path / "course.json"
+    arguments = ["time_course.py", str(tmp_path / "homes"), "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.setenv("COURSE_HOME", "")
+    time_course.main()
+    rows = gpu_results.results.read(output)
+    assert [row["start"] for row in rows] == ["cold"] * 6 + ["warm"] * 6
+    assert cached == [False] + [True] * 11
+    assert {row.get("to_first_step_s") for row in rows} == {None, 31.0 + 60.0}
+    heading, _, *lines = gpu_results.course_as_markdown(rows).splitlines()
+    assert len({line.count("|") for line in (heading, *lines)}) == 1 and len(lines) == 2
+    with pytest.raises(SystemExit, match="there already"):
+        time_course.main()
 
 
 def test_the_benchmark_refuses_a_variant_that_it_does_not_know():

@@ -112,6 +112,16 @@ def test_a_measurement_of_the_same_profile_and_model_is_preferred():
     assert "a GPU" in table.loc["time (minutes)", "source"]
 
 
+def test_the_time_of_the_whole_notebook_is_better_than_none(tmp_path):
+    rows = [{"stage": "grpo", "minutes": minutes} for minutes in (4.0, 6.0, 5.0)]
+    (tmp_path / "cpu.json").write_text(json.dumps(rows))
+    time = preflight.check("grpo", CPU, model_like()).loc["time (minutes)"]
+    assert time["needed"] == 5.0 and "whole notebook" in time["source"]
+    longer = replace(CPU, grpo_steps=2 * CPU.grpo_steps)
+    time = preflight.check("grpo", longer, model_like()).loc["time (minutes)"]
+    assert time["needed"] == "not measured"
+
+
 def test_a_measurement_does_not_count_for_other_settings():
     row = {"step": "grpo", "profile": "cpu", "model": CPU.model_name, "minutes": 7.0}
     row |= {"machine": "a GPU", "gib_before": 1.0, "gib_peak": 1.5}

@@ -5,9 +5,10 @@
     gpu_results.py README.md              write the tables into the README
 
 Rows are kept in results/gpu.json (a row a stage), results/gpu-usage.json (a row a long
-step: time and memory), results/gpu-tiers.json (from measure_tiers.py) and
-results/gpu-throughput.json (from bench_grpo.py). A new row of the first two replaces
-that of the same machine, profile, model and step.
+step: time and memory), results/gpu-course.json (from time_course.py),
+results/gpu-tiers.json (from measure_tiers.py) and results/gpu-throughput.json (from
+bench_grpo.py). A new row of the first two replaces that of the same machine, profile,
+model and step.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from grpo_course import stages  # noqa: E402
 
 ACCURACY = results.ROOT / "results" / "gpu.json"
 USAGE = results.ROOT / "results" / "gpu-usage.json"
+COURSE = results.ROOT / "results" / "gpu-course.json"
 TIERS = results.ROOT / "results" / "gpu-tiers.json"
 THROUGHPUT = results.ROOT / "results" / "gpu-throughput.json"
 START, END = "<!-- gpu:start -->", "<!-- gpu:end -->"
@@ -132,6 +134,24 @@ def usage_as_markdown(table: list[dict]) -> str:
     return markdown(lines, numbers_from=4)
 
 
+def course_as_markdown(table: list[dict]) -> str:
+    """What time_course.py measured: a line a run."""
+    runs: dict[tuple, list[dict]] = {}
+    for row in table:
+        names = ("machine", "profile", "start")
+        runs.setdefault(tuple(row[name] for name in names), []).append(row)
+    numbers = sorted({row["notebook"][:2] for row in table})
+    lines = [("machine", "profile", "start", *numbers, "together")]
+    lines[0] += ("start of 05 to first step",)
+    for names, rows in runs.items():
+        seconds = {row["notebook"][:2]: row["seconds"] for row in rows}
+        line = (*names, *(cell(seconds, number, ".0f") for number in numbers))
+        first = next((row for row in rows if "to_first_step_s" in row), {})
+        line += (f"{sum(seconds.values()):.0f}", cell(first, "to_first_step_s", ".0f"))
+        lines.append(line)
+    return markdown(lines, numbers_from=3)
+
+
 def tiers_as_markdown(table: list[dict]) -> str:
     """What measure_tiers.py measured."""
     lines = [("profile", "random weights", "machine", "step", "held to (GiB)")]
@@ -180,7 +200,9 @@ def chosen(table: list[dict]) -> str:
     if not (ours and tutorial):
         return ""
     times = f"{ours / tutorial:.1f} times"
-    return f"\n\nThe profile `a100` takes {batch}: {times} the tutorial's tokens a second."
+    return (
+        f"\n\nThe profile `a100` takes {batch}: {times} the tutorial's tokens a second."
+    )
 
 
 def cell(row: dict, name: str, pattern: str) -> str:
@@ -199,6 +221,11 @@ def markdown(lines: list[tuple[str, ...]], numbers_from: int) -> str:
 CAPTIONS = {
     ACCURACY: (accuracy_as_markdown, "What the models could do, greedily:"),
     USAGE: (usage_as_markdown, "Time and memory of the long steps of such runs:"),
+    COURSE: (
+        course_as_markdown,
+        "Seconds of each notebook, its imports included: cold, and with the compilers' "
+        "caches of an earlier run:",
+    ),
     TIERS: (
         tiers_as_markdown,
         "Does each profile fit its GPU? A few steps with the longest rows and "

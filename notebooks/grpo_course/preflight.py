@@ -35,6 +35,13 @@ LOWER = {
 }
 
 
+# How long it lasts hangs on these as well.
+LASTS = {
+    "sft": ["sft_data", "sft_examples", "sft_epochs", "sft_grad_accum"],
+    "grpo": ["grpo_data", "grpo_steps", "grpo_grad_accum"],
+}
+
+
 class TooLittle(MemoryError):
     """A step that does not fit; the message says what to lower."""
 
@@ -50,16 +57,8 @@ def tiers(stage: str):
 
     rows = {}
     for name, profile in PROFILES.items():
-        found = [
-            row
-            for row in _stage_rows(name)
-            if row["stage"] == stage and row["model"] == profile.model_name
-        ]
-        minutes = "not measured"
-        if found:
-            machine = found[-1]["machine"]  # the latest
-            taken = [row["minutes"] for row in found if row["machine"] == machine]
-            minutes = f"{median(taken):.1f} ({machine})"
+        found = _minutes(stage, name)
+        minutes = "{:.1f} ({})".format(*found) if found else "not measured"
         memory = f"{profile.min_gpu_gib:.0f} GiB" if profile.on_gpu else "none"
         rows[name] = {"GPU memory": memory, "model": profile.model_name}
         if stage in LOWER:
@@ -68,6 +67,20 @@ def tiers(stage: str):
             rows[name]["at the peak"] = f"{peak:.1f} GiB" if peak else missing
         rows[name]["minutes"] = minutes
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _minutes(stage: str, name: str) -> tuple[float, str] | None:
+    """Minutes of a notebook with a profile and its own model, and on which machine.
+
+    The median of the runs on the machine that was measured last.
+    """
+    own = {"stage": stage, "model": PROFILES[name].model_name}
+    found = [row for row in _stage_rows(name) if own.items() <= row.items()]
+    if not found:
+        return None
+    machine = found[-1]["machine"]
+    taken = [row["minutes"] for row in found if row["machine"] == machine]
+    return median(taken), machine
 
 
 def _stage_rows(profile: str) -> list[dict]:
@@ -86,17 +99,22 @@ def _read(name: str) -> list[dict]:
 def check(step: str, profile, model):
     """What `step` ("sft" or "grpo") needs on top of the loaded model, as a DataFrame.
 
-    Rows memory and disk (GiB) and time (minutes); columns needed, there and source.
+    Rows memory and disk (GiB) and time (minutes, of the step, or of the whole notebook
+    if only that was measured); columns needed, there and source.
     Raises TooLittle, one sentence, if memory or disk is certain not to suffice.
     """
     import pandas as pd
 
-    measured = _measured(step, profile)
-    minutes, source = measured.get("minutes"), "estimated"
-    memory = _estimate(step, profile, model)
+    measured, memory = _measured(step, profile), _estimate(step, profile, model)
+    source, lasts = "estimated", {"needed": "not measured", "there": "", "source": ""}
     if measured:
         source = f"measured on {measured['machine']}"
         memory = measured["gib_peak"] - measured["gib_before"]
+    if "minutes" in measured:
+        lasts |= {"needed": round(measured["minutes"], 1), "source": source}
+    elif _as_in_the_table(step, profile) and (found := _minutes(step, profile.name)):
+        notebook = f"the whole notebook, on {found[1]}"
+        lasts |= {"needed": round(found[0], 1), "source": notebook}
     disk = CHECKPOINTS * 12 * _adapter_parameters(model) / GIB + SPARE_GIB
     free = shutil.disk_usage(home()).free / GIB
     there = _free_memory(profile)
@@ -113,7 +131,7 @@ def check(step: str, profile, model):
     rows = {
         "memory (GiB)": (round(memory, 1), round(there, 1), source),
         "disk (GiB)": (round(disk, 1), round(free, 1), "estimated"),
-        "time (minutes)": ("?" if minutes is None else round(minutes, 1), "", source),
+        "time (minutes)": tuple(lasts.values()),
     }
     columns = ["needed", "there", "source"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
@@ -227,18 +245,23 @@ def _measured(step: str, profile) -> dict:
     gib_before, gib_peak, machine, and minutes where the whole step was run. A profile
     with other values of what takes memory has not been measured.
     """
-    table = PROFILES[profile.name]
-    takes_memory = ("model_name", "max_seq_length", *LOWER[step])
-    own = all(getattr(profile, n) == getattr(table, n) for n in takes_memory)
-    same = {"step": step, "profile": profile.name}
+    if not _as_in_the_table(step, profile):
+        return {}
+    same = {"step": step, "profile": profile.name, "model": profile.model_name}
     tiers = [
-        row | {"gib_before": row["gib_loaded"], "model": table.model_name}
+        row | {"gib_before": row["gib_loaded"], "model": profile.model_name}
         for row in _read(TIERS)
         if "error" not in row
     ]
-    same |= {"model": profile.model_name}
-    rows = [*tiers, *_read(MEASURED.name)] if own else []
+    rows = [*tiers, *_read(MEASURED.name)]
     return next((row for row in rows[::-1] if same.items() <= row.items()), {})
+
+
+def _as_in_the_table(step: str, profile) -> bool:
+    """Is all that takes memory or time as in PROFILES, with nothing overridden?"""
+    table = PROFILES[profile.name]
+    names = ("model_name", "max_seq_length", *LOWER[step], *LASTS[step])
+    return all(getattr(profile, name) == getattr(table, name) for name in names)
 
 
 def _estimate(step: str, profile, model) -> float:

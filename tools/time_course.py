@@ -1,0 +1,66 @@
+"""How long does each notebook take, cold and warm? It matters on a GPU.
+
+    time_course.py FOLDER
+
+Runs notebooks 01 to 06 in FOLDER/cold, where no compiler has left anything yet, and
+then again in FOLDER/warm, which gets the caches of the first run and nothing else: as
+on a rented machine whose COURSE_HOME survives. A row a notebook goes to
+results/gpu-course.json; that of 05 also has the seconds from the start of its process
+to the end of the first GRPO step.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import gpu_results
+import nbtools
+import results
+import run_course
+
+KEY = ("machine", "profile", "start", "notebook")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--output", type=Path, default=gpu_results.COURSE)
+    options = parser.parse_args()
+    homes = {start: options.folder.resolve() / start for start in ("cold", "warm")}
+    if there := [home for home in homes.values() if home.exists()]:
+        sys.exit(f"{there[0]} is there already: name a folder without it.")
+    for start, home in homes.items():
+        if start == "warm":
+            shutil.copytree(homes["cold"] / "cache", home / "cache")
+        rows = [row | {"start": start} for row in take_time(home)]
+        table = results.merged(results.read(options.output), rows, KEY)
+        results.save(options.output, table)
+
+
+def take_time(home: Path) -> list[dict]:
+    """Run all notebooks in a COURSE_HOME; a row for each, printed as soon as known."""
+    os.environ["COURSE_HOME"] = str(home)
+    seconds = {}
+    with run_course.guarded(home) as environment:
+        for path in run_course.chosen(()):
+            begun = time.monotonic()
+            nbtools.execute(path, home / "executed" / path.name, environment)
+            seconds[path.stem] = round(time.monotonic() - begun, 1)
+            print(json.dumps({path.stem: seconds[path.stem]}), flush=True)
+    manifest = json.loads((home / "stages" / "grpo" / "manifest.json").read_text())
+    usage = manifest["metrics"]["usage"]
+    shared = {name: usage[name] for name in ("machine", "profile")}
+    speed = gpu_results.speed(manifest, usage)
+    rows = [shared | {"notebook": n, "seconds": s} for n, s in seconds.items()]
+    for row in rows:
+        if row["notebook"].startswith("05"):
+            row["to_first_step_s"] = speed.get("to_first_step_s")
+    return rows
+
+
+if __name__ == "__main__":
+    main()
