@@ -91,11 +91,9 @@ def complete_in_vllm(folder, lora_base, conversations, options, limits):
     folder: an export with its tokenizer. lora_base: the base model of an adapter, None
     for a merged model. limits: arguments of `vllm.LLM`.
     """
-    import os
     import time
     from pathlib import Path
 
-    os.environ["VLLM_USE_FLASHINFER_SAMPLER"] = "0"  # compiled for minutes, unused
     from grpo_course.evaluation import Completion
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
