@@ -1,10 +1,14 @@
+import errno
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
 
 import pytest
 
-from grpo_course import exports, stages
+from grpo_course import checks, exports, stages
 from grpo_course.exports import ExportError
 
 PARENT = stages.Stage("grpo", None, {"digest": "a" * 64})
@@ -25,6 +29,11 @@ def write(content=b"weights", parent=PARENT):
     return exports.folder("merged_16bit")
 
 
+def visible(folder):
+    """What is in a folder besides the locks."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+
+
 def finished(parent=PARENT):
     return exports.finished("merged_16bit", parent)
 
@@ -39,7 +48,7 @@ def test_what_was_written_is_whole_and_known_by_its_content(home):
     assert finished() == first
     write(b"other")
     assert finished()["digest"] != first["digest"]
-    assert [p.name for p in path.parent.iterdir()] == ["merged_16bit"]
+    assert visible(path.parent) == ["merged_16bit"]
 
 
 def test_an_export_of_another_stage_is_not_taken_for_this_one():
@@ -95,7 +104,7 @@ def test_a_failed_export_leaves_the_older_one_and_nothing_else():
             (folder / "model.safetensors").write_bytes(b"half")
             raise RuntimeError("stopped")
     assert finished() == before
-    assert list(path.parent.iterdir()) == [path]
+    assert visible(path.parent) == [path.name]
 
 
 def test_what_a_killed_process_left_is_cleared_away():
@@ -105,7 +114,51 @@ def test_what_a_killed_process_left_is_cleared_away():
     assert finished() is None
     path = write()
     assert finished()
-    assert list(path.parent.iterdir()) == [path]
+    assert visible(path.parent) == [path.name]
+
+
+def test_a_second_process_may_not_write_the_same_export():
+    with exports.write_export("merged_16bit", PARENT, needed=7) as folder:
+        (folder / "model.safetensors").write_bytes(b"mine")
+        code = "from tests.test_exports import write; write(b'theirs')"
+        other = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=checks.REPO,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([".", *sys.path])},
+            capture_output=True,
+            text=True,
+        )
+        assert "ExportError: The export merged_16bit is being written" in other.stderr
+        with exports.write_export("lora", PARENT, needed=7) as another:
+            (another / "adapter.safetensors").write_bytes(b"fine")
+    path = exports.folder("merged_16bit")
+    assert (path / "model.safetensors").read_bytes() == b"mine" and finished()
+
+
+def test_the_older_export_stays_when_the_new_one_cannot_be_put_in_place(monkeypatch):
+    write()
+    before, replace = finished(), os.replace
+
+    def fails(source, target):
+        if str(source).endswith(".new"):
+            raise OSError(errno.EIO, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(exports.os, "replace", fails)
+    with pytest.raises(ExportError, match="COURSE_HOME"):
+        write(b"newer")
+    assert finished() == before
+    monkeypatch.undo()
+
+
+def test_killed_between_the_two_renames_the_older_export_comes_back():
+    path = write()
+    before = finished()
+    path.rename(exports.folder(".merged_16bit.old"))
+    with pytest.raises(RuntimeError):
+        with exports.write_export("merged_16bit", PARENT, needed=7):
+            raise RuntimeError("stopped")
+    assert finished() == before and visible(path.parent) == [path.name]
 
 
 def test_an_export_without_files_is_refused():

@@ -105,6 +105,11 @@ def test_nothing_is_created_for_an_export_that_is_not_there(tmp_path):
 
 def test_without_a_token_one_sentence_says_what_to_do(monkeypatch):
     assert hub.token() == TOKEN
+    for unusable in ("hf_a\nhf_b", "hf_a hf_b", "hf_\u200b", "hf_\x7f"):
+        monkeypatch.setenv("HF_TOKEN", unusable)
+        with pytest.raises(ExportError) as error:
+            hub.token()
+        assert "hf_" not in str(error.value)
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(ExportError) as error:
         hub.token()

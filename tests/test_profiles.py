@@ -298,6 +298,14 @@ def test_batches_are_whole_groups(batch, accumulation, group):
         (CPU, {"MODEL_NAME": "/" + "x" * 5000}, "model_name="),
         (CPU, {"MODEL_NAME": "models/tiny-qwne3"}, "'models/tiny-qwne3'"),
         (CPU, {"MODEL_NAME": "a/b/c"}, "'a/b/c'"),
+        (CPU, {"MODEL_NAME": "a..b/c"}, "'a..b/c'"),
+        (CPU, {"MODEL_NAME": "a--b/c"}, "'a--b/c'"),
+        (CPU, {"MODEL_NAME": "-a/b"}, "'-a/b'"),
+        (CPU, {"MODEL_NAME": "./notebooks"}, "config.json"),
+        (CPU, {"HUB_REPO": "../b"}, "hub_repo='../b'"),
+        (CPU, {"HUB_REPO": "https://me:pass@hub/a/b"}, "'https://<secret>@hub/a/b'"),
+        (CPU, {"TRACK": "hf_abcdefghij"}, "track='<token>'"),
+        (CPU, {"HOME": "~no-such-user/x"}, "'~no-such-user/x'"),
         (CPU, {"SFT_DATA": "/no/such.jsonl"}, "'/no/such.jsonl'"),
         (CPU, {"GRPO_DATA": "embedded:training"}, "'embedded:training'"),
         (CPU, {"GRPO_DATA": "owner/name"}, "'owner/name'"),
@@ -312,9 +320,10 @@ def test_what_cannot_work_is_refused_by_name(hardware, variables, named):
 
 
 def test_local_names_are_found_from_the_repository_root(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
     assert load(MODEL_NAME=tmp_path).model_source == str(tmp_path)
-    relative = load(MODEL_NAME="./notebooks").model_source
-    assert Path(relative) == checks.REPO / "notebooks"
+    relative = load(MODEL_NAME="./models/tiny-qwen3").model_source
+    assert Path(relative) == checks.REPO / "models" / "tiny-qwen3"
     rows = tmp_path / "rows.jsonl"
     rows.write_text("{}")
     assert load(SFT_DATA=rows).sft_data == str(rows)
@@ -324,6 +333,7 @@ def test_local_names_are_found_from_the_repository_root(tmp_path):
 def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "my-model").mkdir()
+    (tmp_path / "my-model" / "config.json").write_text("{}")
     profile = load(MODEL_NAME="~/my-model")
     assert profile.model_source == str(tmp_path / "my-model")
 

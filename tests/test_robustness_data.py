@@ -26,6 +26,7 @@ VALUES = st.one_of(
     st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
     st.just("long " * 300),
     st.just("\ud800"),
+    st.just(10**400),
 )
 
 
@@ -132,6 +133,27 @@ def test_a_line_that_is_no_object_is_named(written, lines, line):
         data.load_rows(written(lines), "grpo")
 
 
+@pytest.mark.parametrize("more", [1, 3000])
+def test_a_row_may_have_any_other_columns(written, more):
+    row = {"prompt": "What is 6*7?", "solution": "42", "\ud800": "x"}
+    row |= {f"column {number}": number for number in range(more)}
+    table = data.load_rows(written([row]), "grpo")
+    assert table[0]["solution"] == "42" and len(table.column_names) < 30
+
+
+def test_evaluation_problems_that_are_too_few_are_said_and_none_is_an_error(
+    written, capsys
+):
+    rows = [{"prompt": "What is 6*7?", "solution": "42"}]
+    rows += [{"prompt": "Why?", "solution": "words"}]
+    profile = replace(PROFILES["cpu"], eval_data=written(rows))
+    assert len(grpo_data.held_out_problems(profile)) == 1
+    assert "'no number': 1" in capsys.readouterr().out
+    profile = replace(profile, eval_data=written(rows[1:]))
+    with pytest.raises(data.DataError, match="'no number': 1"):
+        grpo_data.held_out_problems(profile)
+
+
 def test_a_file_in_another_encoding_or_without_rows_is_refused(tmp_path):
     path = tmp_path / "rows.jsonl"
     for content in (b'{"prompt": "\xe9"}', b"\xff\xfe{\x00}\x00", b"", b"\n \n"):
@@ -160,6 +182,18 @@ def test_the_filter_that_left_nothing_is_named(
     rows = data.load_rows(written([row | {field: value}] * 3), "sft")
     with pytest.raises(data.DataError, match=filter_name):
         sft_data.prepare_rows(rows, tokenizer, 192)
+
+
+@pytest.mark.parametrize("alike", ["caf\u00e9  a?", "cafe\u0301 a?", "CAF\u00c9\na?"])
+def test_the_same_question_in_other_letters_is_the_same_question(tokenizer, alike):
+    held_out = [grpo_data.as_problem({"prompt": "Caf\u00e9 a?", "solution": "1"})]
+    rows = [{"prompt": text, "solution": "1"} for text in (alike, "Caf\u00e9 b?")]
+    kept, dropped = grpo_data.usable_problems(rows, held_out)
+    assert dropped["held out"] == 1 and len(kept) == 1
+    rows = [{"problem": r["prompt"], "expected_answer": "1"} for r in rows]
+    rows = [row | {"generated_solution": "One."} for row in rows]
+    kept, dropped = sft_data.prepare_rows(rows, tokenizer, 300, held_out)
+    assert len(dropped["held out"]) == 1 and len(kept) == 1
 
 
 def test_evaluation_problems_of_ones_own_are_kept_out_of_training(written):

@@ -241,3 +241,29 @@ def test_a_model_of_ones_own_needs_no_list(tmp_path):
     files.check_sums(tmp_path / "mine")
     (tmp_path / "SHA256SUMS").write_text("0" * 64 + "  other/model.safetensors\n")
     files.check_sums(tmp_path / "mine")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(bytes(200)),
+        lambda path: path.write_bytes(b"\xff" + path.read_bytes()),
+        lambda path: path.write_bytes(path.read_bytes()[:70]),
+        lambda path: path.unlink(),
+        lambda path: (path.unlink(), path.mkdir()),
+    ],
+)
+def test_the_list_of_a_model_of_ours_cannot_be_switched_off(
+    tmp_path, monkeypatch, damage
+):
+    model = tmp_path / "tiny"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_text("weights")
+    (tmp_path / "SHA256SUMS").write_text(files.sums(model))
+    monkeypatch.setattr(files, "MODELS", tmp_path)
+    files.check_sums(model)
+    damage(tmp_path / "SHA256SUMS")
+    with pytest.raises(files.Flaw, match="tiny/"):
+        files.check_sums(model)

@@ -105,6 +105,26 @@ def test_a_wrong_answer_in_the_format_is_worse_than_the_right_one(corpus):
     assert all(score < top for score, top in zip(found, best, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("answer", "right", "wrong"),
+    [
+        ("3/2", "1 1/2", "1 3/2"),
+        ("1000", "1\u202f000", "5\u202f1000"),
+        ("1/2", "1 / 2", "3 / 2"),
+        ("42", "42", "- 42"),
+        ("-42", "- 42", "- 43"),
+        ("2", "2", "1 / 2"),
+    ],
+)
+def test_a_wrong_number_is_never_better_than_a_right_one_written_alike(
+    answer, right, wrong
+):
+    texts = [f"6*7=42.{TAGS[1]}{OPEN}{number}{CLOSE}" for number in (right, wrong)]
+    best, worse = sums(texts, [answer] * 2)
+    assert worse <= best
+    assert rewards.check_numbers(None, texts, [answer] * 2)[1] < 3.5
+
+
 @pytest.mark.parametrize("second", ["42", "41", ""])
 def test_adding_a_second_solution_never_pays(corpus, second):
     once = [a for a in corpus if a.text.count(OPEN) and a.text.count(CLOSE)]

@@ -623,6 +623,33 @@ def test_a_checkpoint_at_the_end_of_the_training_is_not_continued(tmp_path):
     assert stages.latest_checkpoint(tmp_path, steps=20) is None
 
 
+def test_a_folder_that_is_nearly_a_checkpoint_is_none(tmp_path):
+    for step in (10, 20):
+        checkpoint(tmp_path, step)
+    for name in ("checkpoint-020", "checkpoint-0", "checkpoint-20x"):
+        (tmp_path / name).mkdir()
+    assert stages.latest_checkpoint(tmp_path).name == "checkpoint-20"
+
+
+def test_what_can_be_written_can_be_opened(course):
+    with stages.write_stage(
+        "base", parent=None, settings=course.settings_for("base")
+    ) as draft:
+        save_file({"weight": np.ones(1)}, draft.path / "adapter_model.safetensors")
+        draft.metrics["by step"] = {9: 1, 10: 2}  # JSON has no numbers as keys
+    assert stages.open_stage("base").metrics == {"by step": {"9": 1, "10": 2}}
+
+
+@pytest.mark.parametrize("value", [None, 5, [], "text"])
+@pytest.mark.parametrize("part", stages.PARTS)
+def test_a_manifest_with_a_part_of_another_kind_is_refused(course, part, value):
+    path = folder("sft") / stages.MANIFEST
+    manifest = json.loads(path.read_text()) | {part: value}
+    path.write_bytes(stages.json_bytes(stages._sealed(manifest)))
+    with pytest.raises(StageError, match="damaged or of another version"):
+        stages.open_stage("sft")
+
+
 def test_no_checkpoints_at_all(tmp_path):
     assert stages.latest_checkpoint(tmp_path / "none") is None
 

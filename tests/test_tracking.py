@@ -321,3 +321,7 @@ def test_secrets_do_not_get_into_a_message(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", " given ")
     assert keys.secret("HF_TOKEN") == "given"
     assert "given" not in keys.without_secrets("it is given", "HF_TOKEN")
+    monkeypatch.setenv("HF_TOKEN", "secretA\nsecretB")  # two lines pasted
+    told = f"no header: {b'Bearer secretA' + bytes([10]) + b'secretB'!r}, secretB"
+    assert "secretA" in told
+    assert "secret" not in keys.without_secrets(told, "HF_TOKEN")

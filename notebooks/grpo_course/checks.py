@@ -8,11 +8,16 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import NamedTuple
 
+from .keys import masked
+
 REPO = Path(__file__).resolve().parents[2]
 
 
 class ProfileError(ValueError):
     """A setting that cannot work; the message names the field and its value."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(masked(message))
 
 
 CHOICES = {
@@ -101,14 +106,18 @@ def _problem_alone(field: Field, value) -> str | None:
         path = local_path(value)
         if path is not None:
             there = os.path.isdir if name == "model_name" else os.path.isfile
-            return None if there(path) else f"does not exist ({path})"
+            if not there(path):
+                return f"does not exist ({path})"
+            model = name != "model_name" or (path / "config.json").is_file()
+            return None if model else f"is no model: {path} has no config.json"
         if name == "model_name":
-            return None if HUB_MODEL.fullmatch(value) else "is no hub id or local path"
+            hub = HUB_MODEL.fullmatch(value) and _is_hub_id(value)
+            return None if hub else "is no hub id or local path"
         if value in EMBEDDED or HUB_DATA.fullmatch(value):
             return None
         return f"must be one of {EMBEDDED}, owner/name:split, or a local path"
     if name == "hub_repo":
-        works = not value or HUB_REPO.fullmatch(value)
+        works = not value or HUB_REPO.fullmatch(value) and _is_hub_id(value)
         return None if works else "is neither owner/name nor empty"
     if field.type in (int, float, float | None) and value is not None:
         if not (value > 0 or value == 0 and name in MAY_BE_ZERO):
@@ -117,6 +126,18 @@ def _problem_alone(field: Field, value) -> str | None:
         if not value <= high:
             return f"must be at most {high}"
     return None
+
+
+def _is_hub_id(name: str) -> bool:
+    """Would the hub accept this as the name of a repository?"""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def _problems_together(p, hardware: Hardware) -> Iterator[tuple]:

@@ -14,6 +14,7 @@ import json
 import math
 import random
 import re
+import unicodedata
 from pathlib import Path
 
 from . import arithmetic
@@ -24,6 +25,8 @@ COLUMNS = {
     "grpo": ("prompt", "solution"),
 }
 GSM8K = {"question", "answer"}
+KNOWN = GSM8K.union(*COLUMNS.values())
+OTHERS = 20  # columns more, for the message that says what there is
 CALCULATOR_NOTE = re.compile(r"<<[^<>]*>>")
 
 
@@ -59,8 +62,20 @@ def load_rows(source: str, layout: str, seed: int = 3407):
     return _with_layout(rows, layout, source)
 
 
+def question_key(text: str) -> str:
+    """The form in which questions are compared with each other.
+
+    White space, capital letters, and the encoding of a letter (as one character or as
+    two) make no other question.
+    """
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
+
+
 def _local_rows(path: Path) -> list[dict]:
-    """The objects of a .jsonl file, all with the same keys, each value text or None."""
+    """The objects of a .jsonl file, all with the same keys, each value text or None.
+
+    Of columns that no layout has, the first few are kept.
+    """
     rows, number = [], 0
     try:
         with path.open(encoding="utf-8-sig") as lines:
@@ -70,7 +85,7 @@ def _local_rows(path: Path) -> list[dict]:
                     row = json.loads(line)
                     if not isinstance(row, dict):
                         raise ValueError("no JSON object")
-                    rows.append({key: _text(value) for key, value in row.items()})
+                    rows.append({_text(k): _text(value) for k, value in row.items()})
     except OSError as error:
         raise DataError(f"The data file {path} cannot be read ({error}).") from None
     except (ValueError, RecursionError) as error:
@@ -81,14 +96,17 @@ def _local_rows(path: Path) -> list[dict]:
     if not rows:
         raise DataError(f"The data file {path} has no rows.")
     columns = dict.fromkeys(key for row in rows for key in row)
-    return [{key: row.get(key) for key in columns} for row in rows]
+    known = [key for key in columns if key in KNOWN]
+    others = [key for key in columns if key not in KNOWN][:OTHERS]
+    return [{key: row.get(key) for key in known + others} for row in rows]
 
 
 def _text(value) -> str | None:
     if isinstance(value, str):  # without lone surrogates, which no table can hold
         return value.encode(errors="replace").decode()
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return str(value) if is_number and math.isfinite(value) else None
+    finite = is_number and (isinstance(value, int) or math.isfinite(value))
+    return str(value) if finite else None
 
 
 def _with_layout(rows, layout: str, source: str):

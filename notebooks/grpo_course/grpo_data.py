@@ -6,6 +6,7 @@
 __all__ = ['extract_hash_answer', 'as_prompt', 'as_problem', 'held_out_problems', 'usable_problems']
 
 # %% ../05_grpo_training.ipynb #cell-18
+from .data import DataError, load_rows, question_key
 from .rewards import parse_number
 from .template import SYSTEM_PROMPT
 
@@ -31,10 +32,15 @@ def as_problem(row: dict) -> dict:
 
 # %% ../05_grpo_training.ipynb #cell-24
 def held_out_problems(profile) -> list[dict]:
-    """The first `eval_problems` usable rows of the evaluation data: prompt, answer."""
-    from grpo_course.data import load_rows
+    """The first `eval_problems` usable rows of the evaluation data: prompt, answer.
 
-    usable, _ = usable_problems(load_rows(profile.eval_data, "grpo"), [])
+    Says so where there are fewer; raises DataError where there is none.
+    """
+    usable, dropped = usable_problems(load_rows(profile.eval_data, "grpo"), [])
+    if not usable:
+        raise DataError(f"No row of {profile.eval_data} can be used: {dropped}.")
+    if len(usable) < profile.eval_problems:
+        print(f"{profile.eval_data} has {len(usable)} problems; dropped: {dropped}")
     return usable[: profile.eval_problems]
 
 # %% ../05_grpo_training.ipynb #cell-26
@@ -59,4 +65,4 @@ def usable_problems(rows, held_out: list[dict]) -> tuple[list[dict], dict]:
 
 
 def _question(problem: dict) -> str:
-    return " ".join(problem["prompt"][-1]["content"].split())
+    return question_key(problem["prompt"][-1]["content"])

@@ -37,9 +37,12 @@ def files_to_upload(folder: Path) -> dict[str, int]:
 def token() -> str:
     """HF_TOKEN, from the environment (on Colab and Kaggle, from the secrets there).
 
-    Raises ExportError, one sentence, where there is none.
+    Raises ExportError, one sentence, where there is none, or one that cannot be sent.
     """
-    if found := secret(TOKEN):
+    found = secret(TOKEN)
+    if found and not (found.isascii() and found.isprintable() and " " not in found):
+        raise ExportError(f"{TOKEN} has characters that no token has: copy it again.")
+    if found:
         return found
     raise ExportError(
         f"COURSE_HUB_REPO is set, but there is no {TOKEN}: put a token with write "

@@ -4,6 +4,7 @@ On Colab and Kaggle the first cell of a notebook has put the platform's secrets 
 """
 
 import os
+import re
 
 
 def secret(name: str) -> str | None:
@@ -12,8 +13,18 @@ def secret(name: str) -> str | None:
 
 
 def without_secrets(text: str, *names: str) -> str:
-    """A text in which the values of these secrets are replaced by their names."""
+    """A text in which the values of these secrets are replaced by their names.
+
+    However they are written there: as they are, as Python quotes them, or line by line.
+    """
     for name in names:
         if value := secret(name):
-            text = text.replace(value, f"<{name}>")
+            for form in (value, repr(value)[1:-1], *value.split()):
+                text = text.replace(form, f"<{name}>")
     return text
+
+
+def masked(text: str) -> str:
+    """A text without what looks like a token, or a password in an address."""
+    text = re.sub(r"\bhf_\w{6,}", "<token>", text)
+    return re.sub(r"(?<=://)[^/@\s]+(?=@)", "<secret>", text)

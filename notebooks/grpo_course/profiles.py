@@ -253,6 +253,9 @@ def load_profile(environ: Mapping[str, str] = os.environ) -> Profile:
         closest = difflib.get_close_matches(variable.upper(), known, n=1, cutoff=0)[0]
         raise ProfileError(f"{variable} is no setting; the closest is {closest}.")
 
+    if os.path.expanduser(given.get("COURSE_HOME", "")).startswith("~"):
+        raise ProfileError(f"COURSE_HOME={given['COURSE_HOME']!r}: no such user.")
+
     hardware = detect_hardware()
     name = given.get("COURSE_PROFILE", _fitting(hardware))
     if name not in PROFILES:

@@ -11,7 +11,7 @@ import math
 import re
 from numbers import Real
 
-from .data import DataError
+from .data import DataError, question_key
 from .rewards import parse_number
 from .template import REASONING_END, REASONING_START
 from .template import SOLUTION_END, SOLUTION_START, SYSTEM_PROMPT
@@ -21,7 +21,7 @@ def field_text(value) -> str:
     """A field of a row as text without outer white space; "" where there is none."""
     if isinstance(value, bool) or not isinstance(value, (str, Real)):
         return ""
-    if not isinstance(value, str) and not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         return ""
     return str(value).strip()
 
@@ -86,7 +86,7 @@ def tokenise_row(row: dict, tokenizer) -> dict:
 # %% ../03_sft_warmup.ipynb #cell-51
 def row_filters(tokenizer, max_tokens: int, held_out=()) -> dict:
     """The filters in order: a name, and a function of a cleaned row (True: keep it)."""
-    evaluated = {" ".join(p["prompt"][-1]["content"].split()) for p in held_out}
+    evaluated = {question_key(p["prompt"][-1]["content"]) for p in held_out}
     markup = {REASONING_START, REASONING_END, SOLUTION_START, SOLUTION_END}
     markup |= {"<think>", "</think>", *tokenizer.get_added_vocab()}
     seen = set()
@@ -95,7 +95,7 @@ def row_filters(tokenizer, max_tokens: int, held_out=()) -> dict:
         return not any(tag in text for text in row.values() for tag in markup)
 
     def is_new(row):
-        problem = " ".join(row["problem"].split())
+        problem = question_key(row["problem"])
         return not (problem in seen or seen.add(problem))
 
     def fits(row):
@@ -106,7 +106,7 @@ def row_filters(tokenizer, max_tokens: int, held_out=()) -> dict:
         "missing value": lambda row: all(row.values()),
         "answer is no number": lambda row: is_numeric_answer(row["answer"]),
         "tags inside": has_no_tags,
-        "held out": lambda row: " ".join(row["problem"].split()) not in evaluated,
+        "held out": lambda row: question_key(row["problem"]) not in evaluated,
         "duplicate": is_new,
         f"more than {max_tokens} tokens": fits,
     }

@@ -57,6 +57,7 @@ NOTEBOOKS = {  # the stages in order, each with the notebook that makes it
 ORDER = list(NOTEBOOKS)
 PACKAGES = ["torch", "unsloth", "unsloth_zoo", "transformers", "trl", "peft", "vllm"]
 MANIFEST = "manifest.json"
+PARTS = ("base_model", "settings", "metrics", "files")  # of a manifest, each a dict
 SEAL = "checkpoint.json"  # in a trainer's checkpoint, what it consists of
 
 log = logging.getLogger(__name__)
@@ -162,7 +163,8 @@ def _read_manifest(path: Path) -> dict:
         intact = raw == json_bytes(manifest) == json_bytes(_sealed(manifest))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         intact = False
-    if not intact or manifest["format"] != FORMAT:
+    typed = intact and all(isinstance(manifest.get(name), dict) for name in PARTS)
+    if not typed or manifest.get("format") != FORMAT:
         raise Flaw(f"has a {MANIFEST} that is damaged or of another version")
     return manifest
 
@@ -170,7 +172,9 @@ def _read_manifest(path: Path) -> dict:
 def _check_files(path: Path, expected: dict) -> None:
     found = list_files(path) - {MANIFEST}
     for file in sorted(expected.keys() ^ found):
-        raise Flaw(f"has {'an extra' if file in found else 'lost its'} file {file!r}")
+        if file in found:
+            raise Flaw(f"has an extra file {file!r} (if it is yours, move it away)")
+        raise Flaw(f"lost its file {file!r}")
     for file in sorted(found):
         if file_entry(path / file) != expected[file]:
             raise Flaw(f"has a changed file {file!r}")
@@ -246,7 +250,7 @@ def _write_manifest(draft: Draft, name: str, parent: Stage | None, settings: dic
     if not manifest["files"]:
         raise Flaw("has no files: save the adapter into draft.path")
     try:
-        text = json_bytes(_sealed(manifest))
+        text = json_bytes(_sealed(json.loads(json_bytes(manifest))))
     except (TypeError, ValueError) as error:
         raise Flaw(f"has facts or metrics that are not plain JSON ({error})") from None
     (draft.path / MANIFEST).write_bytes(text)
@@ -352,7 +356,7 @@ def latest_checkpoint(path: Path, steps: float = math.inf) -> Path | None:
     _claim(Path(path))
     found = {}
     for folder in Path(path).glob("checkpoint-*"):
-        if step := re.fullmatch(r"checkpoint-(\d+)", folder.name):
+        if step := re.fullmatch(r"checkpoint-([1-9][0-9]*)", folder.name):
             found[int(step[1])] = folder
     for step in sorted(found, reverse=True):
         whole = _is_sealed(found[step])
