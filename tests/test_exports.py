@@ -8,7 +8,7 @@ from collections import namedtuple
 
 import pytest
 
-from grpo_course import checks, exports, stages
+from grpo_course import checks, exports, files, stages
 from grpo_course.exports import ExportError
 
 PARENT = stages.Stage("grpo", None, {"digest": "a" * 64})
@@ -144,7 +144,7 @@ def test_the_older_export_stays_when_the_new_one_cannot_be_put_in_place(monkeypa
             raise OSError(errno.EIO, "Input/output error")
         replace(source, target)
 
-    monkeypatch.setattr(exports.os, "replace", fails)
+    monkeypatch.setattr(files.os, "replace", fails)
     with pytest.raises(ExportError, match="COURSE_HOME"):
         write(b"newer")
     assert finished() == before

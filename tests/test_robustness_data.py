@@ -184,10 +184,10 @@ def test_the_filter_that_left_nothing_is_named(
         sft_data.prepare_rows(rows, tokenizer, 192)
 
 
-@pytest.mark.parametrize("alike", ["caf\u00e9  a?", "cafe\u0301 a?", "CAF\u00c9\na?"])
+@pytest.mark.parametrize("alike", ["why  \u00e9?", "Why e\u0301?", "WHY\n\u00c9?"])
 def test_the_same_question_in_other_letters_is_the_same_question(tokenizer, alike):
-    held_out = [grpo_data.as_problem({"prompt": "Caf\u00e9 a?", "solution": "1"})]
-    rows = [{"prompt": text, "solution": "1"} for text in (alike, "Caf\u00e9 b?")]
+    held_out = [grpo_data.as_problem({"prompt": "Why \u00e9?", "solution": "1"})]
+    rows = [{"prompt": text, "solution": "1"} for text in (alike, "Why \u00e8?")]
     kept, dropped = grpo_data.usable_problems(rows, held_out)
     assert dropped["held out"] == 1 and len(kept) == 1
     rows = [{"problem": r["prompt"], "expected_answer": "1"} for r in rows]

@@ -80,6 +80,7 @@ def measure(tier: str, models: Path) -> list[dict]:
     model, tokenizer = load_base_model(profile)
     model = add_adapter(model, profile)
     shared = {"profile": tier, "model": size, "gib_held": gib}
+    shared |= {"vllm_share": profile.gpu_memory_utilization}
     shared |= {"machine": preflight.machine()}
     shared |= {"gib_loaded": round(preflight.gpu_gib(peak=False), 1)}
     shared |= {"loading_s": round(time.monotonic() - started, 1)}

@@ -5,16 +5,13 @@ and the stage "export" remembers its digest. In each folder, export.json says fr
 stage it was made, with the sha256 of every file.
 """
 
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from . import stages
-from .files import Flaw, digest, file_entry, json_bytes, list_files, remove, sync
+from .files import Flaw, digest, file_entry, json_bytes, list_files, replacement
 
 RECORD = "export.json"
 SPARE = 2**30  # bytes to leave free on a disk
@@ -58,72 +55,17 @@ def write_export(name: str, parent: stages.Stage, needed: int) -> Iterator[Path]
     is full (before anything is written, if it has less than needed) or takes no writes;
     after an error nothing is left.
     """
-    draft = folder(f".{name}.new")
-    with _explained(name), _lock(name):
-        remove(draft)  # what a killed process left
+    what = f"The export {name}"
+    with stages.explained(what, ExportError), replacement(folder(name)) as draft:
         check_disk(name, needed)
-        draft.mkdir()
+        yield draft
         try:
-            yield draft
             record = _record(draft, parent)
-            if not record["files"]:
-                raise ExportError(f"The export {name} wrote no file.")
-            (draft / RECORD).write_bytes(json_bytes(record))
-            for file in [*draft.rglob("*"), draft]:
-                sync(file)
-            _put_in_place(name)
-        finally:
-            with suppress(OSError):  # the next write removes it, too
-                remove(draft)
-
-
-@contextmanager
-def _explained(name: str) -> Iterator[None]:
-    """Turn an error of the disk into a sentence that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise ExportError(
-            f"The export {name} cannot be written ({error}): make room on the disk of "
-            f"{stages.home()}, or set COURSE_HOME to a folder that takes writes."
-        ) from error
-
-
-@contextmanager
-def _lock(name: str) -> Iterator[None]:
-    """One process at a time; it starts from a settled folder."""
-    path = folder(f".{name}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        problem = "is being written by another process: wait until it ends"
-        raise ExportError(f"The export {name} {problem}.") from None
-    try:
-        _settle(name)
-        yield
-    finally:
-        lock.release()
-
-
-def _put_in_place(name: str) -> None:
-    """Swap the new export for the old one; killed between, `_settle` undoes it."""
-    try:
-        if os.path.lexists(folder(name)):
-            os.replace(folder(name), folder(f".{name}.old"))
-        os.replace(folder(f".{name}.new"), folder(name))
-    finally:
-        _settle(name)
-        sync(folder(name).parent)
-
-
-def _settle(name: str) -> None:
-    old = folder(f".{name}.old")
-    if os.path.lexists(folder(name)):
-        remove(old)
-    elif os.path.lexists(old):
-        os.replace(old, folder(name))
+        except Flaw as flaw:
+            raise ExportError(f"{what} {flaw}.") from None
+        if not record["files"]:
+            raise ExportError(f"{what} wrote no file.")
+        (draft / RECORD).write_bytes(json_bytes(record))
 
 
 def check_disk(name: str, needed: int) -> None:

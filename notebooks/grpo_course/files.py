@@ -5,8 +5,11 @@ import json
 import os
 import re
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from .checks import REPO
 
@@ -16,6 +19,10 @@ SUM = re.compile(r"[0-9a-f]{64} [ *]")  # how a line of SHA256SUMS begins
 
 class Flaw(Exception):
     """Half a sentence about a folder: what is wrong with it."""
+
+
+class Busy(Exception):
+    """Half a sentence about a folder: another process writes it."""
 
 
 def json_bytes(value) -> bytes:
@@ -96,6 +103,74 @@ def list_files(path: Path) -> set[str]:
         if entry.is_file():
             names.add(name)
     return names
+
+
+@contextmanager
+def replacement(path: Path) -> Iterator[Path]:
+    """An empty folder that becomes `path` at the end, or is removed after an error.
+
+    What stands at `path` stays until then. A process killed at any moment leaves the
+    old folder or the new one, and rubbish beside it that `settle` or the next
+    replacement clears away. Raises Busy while another process does the same; OSError.
+    """
+    with _locked(path):
+        new = _beside(path, "new")
+        remove(new)  # what a killed process left
+        new.mkdir()
+        try:
+            yield new
+            for file in [*new.rglob("*"), new]:
+                sync(file)
+            _swap(path, new)
+        finally:
+            with suppress(OSError):  # the next replacement removes it, too
+                remove(new)
+
+
+def settle(path: Path) -> None:
+    """Finish or undo what a process killed in `replacement` left. Raises Busy."""
+    if os.path.lexists(_beside(path, "old")):
+        with _locked(path):
+            pass
+
+
+def _swap(path: Path, new: Path) -> None:
+    """Killed before the second rename, the old folder comes back; after it, it goes."""
+    try:
+        if os.path.lexists(path):
+            os.replace(path, _beside(path, "old"))
+        os.replace(new, path)
+    finally:
+        _settle_locked(path)
+        sync(path.parent)
+
+
+def _settle_locked(path: Path) -> None:
+    old = _beside(path, "old")
+    if os.path.lexists(path):
+        remove(old)
+    elif os.path.lexists(old):
+        os.replace(old, path)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process at a time; it starts from a settled folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(_beside(path, "lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise Busy("is being written by another process: wait until it ends") from None
+    try:
+        _settle_locked(path)
+        yield
+    finally:
+        lock.release()
+
+
+def _beside(path: Path, kind: str) -> Path:
+    return path.with_name(f".{path.name}.{kind}")
 
 
 def sync(path: Path) -> None:

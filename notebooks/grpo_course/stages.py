@@ -34,6 +34,7 @@ from filelock import FileLock, Timeout
 
 from .checks import REPO, local_path
 from .files import (
+    Busy,
     Flaw,
     check_sums,
     digest,
@@ -42,6 +43,8 @@ from .files import (
     json_bytes,
     list_files,
     remove,
+    replacement,
+    settle,
     sync,
 )
 from .profiles import Profile
@@ -131,7 +134,7 @@ def finished(name: str, *, parent: Stage | None, settings: dict) -> Stage | None
 def _check(name: str, parent: Stage | None, settings: dict | None) -> Stage:
     path = _place(name)
     try:
-        _settle(name)
+        settle(path)
         manifest = _read_manifest(path)
         if manifest["stage"] != name:
             raise Flaw(f"is really the stage {manifest['stage']}")
@@ -144,6 +147,8 @@ def _check(name: str, parent: Stage | None, settings: dict | None) -> Stage:
         model = manifest["base_model"]  # checked once: its children name it by digest
         if parent is None and _differ(model, _base_model(model["name"])):
             raise Flaw(f"was made from another {model['name']} than the one here")
+    except Busy as busy:
+        raise StageError(f"The stage {name} {busy}.") from None
     except (Flaw, OSError) as flaw:
         what = flaw if isinstance(flaw, Flaw) else f"cannot be read ({flaw})"
         raise StageError(f"The stage {name} {what}: run {NOTEBOOKS[name]}.") from None
@@ -204,30 +209,26 @@ def write_stage(
     before = ORDER[ORDER.index(name) - 1] if name != ORDER[0] else None
     if before != (parent.name if parent else None):
         raise StageError(f"The stage {name} needs the stage {before} as its parent.")
-    with _explained(f"The stage {name}"), _lock(name):
-        draft = Draft(_place(f".{name}.new"), facts)
-        remove(draft.path)  # what a killed process left
-        draft.path.mkdir()
+    with explained(f"The stage {name}"), replacement(_place(name)) as path:
+        draft = Draft(path, facts)
         try:
             yield draft
             _write_manifest(draft, name, parent, settings)
-            _put_in_place(name)
         except Flaw as flaw:
             raise StageError(f"The stage {name} {flaw}.") from None
-        finally:
-            with suppress(OSError):  # the next write removes it, too
-                remove(draft.path)
 
 
 @contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """Turn an error of the disk into a sentence that says what to do."""
+def explained(what: str, kind: type[Exception] = StageError) -> Iterator[None]:
+    """Turn a busy folder, or an error of the disk, into a sentence on what to do."""
     try:
         yield
     except Timeout:  # of a lock: the disk is in order
         raise
+    except Busy as busy:
+        raise kind(f"{what} {busy}.") from None
     except OSError as error:
-        raise StageError(
+        raise kind(
             f"{what} cannot be written ({error}): make room on the disk of {home()}, "
             "or set COURSE_HOME to a folder that takes writes."
         ) from error
@@ -254,8 +255,6 @@ def _write_manifest(draft: Draft, name: str, parent: Stage | None, settings: dic
     except (TypeError, ValueError) as error:
         raise Flaw(f"has facts or metrics that are not plain JSON ({error})") from None
     (draft.path / MANIFEST).write_bytes(text)
-    for path in [*draft.path.rglob("*"), draft.path]:
-        sync(path)
 
 
 @cache
@@ -268,53 +267,6 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def _put_in_place(name: str) -> None:
-    """Swap the new stage for the old one, with the lock held.
-
-    Killed before the second rename, `_settle` brings the old stage back; after it, the
-    new one is there and the old one is only rubbish.
-    """
-    try:
-        if os.path.lexists(_place(name)):
-            os.replace(_place(name), _place(f".{name}.old"))
-        os.replace(_place(f".{name}.new"), _place(name))
-    finally:
-        _settle_locked(name)
-        sync(_place(name).parent)
-
-
-def _settle(name: str) -> None:
-    """Finish or undo what a process killed in `_put_in_place` left."""
-    if os.path.lexists(_place(f".{name}.old")):
-        with _lock(name):
-            pass
-
-
-def _settle_locked(name: str) -> None:
-    if os.path.lexists(_place(name)):
-        remove(_place(f".{name}.old"))
-    elif os.path.lexists(_place(f".{name}.old")):
-        os.replace(_place(f".{name}.old"), _place(name))
-
-
-@contextmanager
-def _lock(name: str) -> Iterator[None]:
-    """One process at a time; it starts from a settled folder."""
-    path = _place(f".{name}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        problem = "is being written by another process: wait until it ends"
-        raise StageError(f"The stage {name} {problem}.") from None
-    try:
-        _settle_locked(name)
-        yield
-    finally:
-        lock.release()
-
-
 # --- Trainer checkpoints --------------------------------------------------------------
 
 
@@ -323,7 +275,7 @@ def checkpoint_dir(name: str, settings: dict, parent: Stage) -> Path:
     a resumed run never continues a different one."""
     key = digest({"settings": settings, "parent": parent.digest})[:12]
     path = home() / "checkpoints" / f"{name}-{key}"
-    with _explained(f"A checkpoint of {name}"):
+    with explained(f"A checkpoint of {name}"):
         path.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -391,7 +343,7 @@ def _claim(path: Path) -> None:
         return
     lock = FileLock(path / ".lock", timeout=0)
     try:
-        with _explained("A checkpoint"):
+        with explained("A checkpoint"):
             path.mkdir(parents=True, exist_ok=True)
             lock.acquire()
     except Timeout:
