@@ -741,5 +741,7 @@ def test_home_is_in_the_clone_unless_said_otherwise(monkeypatch, tmp_path):
     monkeypatch.delenv("COURSE_HOME", raising=False)
     clone = Path(stages.__file__).parents[2]
     assert stages.home() == clone / "course-home"
+    monkeypatch.setenv("COURSE_HOME", " ")
+    assert stages.home() == clone / "course-home"
     monkeypatch.setenv("COURSE_HOME", str(tmp_path))
     assert stages.home() == tmp_path

@@ -114,6 +114,7 @@ class _Client(NotebookClient):
         )
         self.status = status
         self.signal = 0
+        self.number, self.source = 0, ""  # of the code cell that runs
         self.total = len(code_cells(notebook))
 
     async def async_start_new_kernel(self, **kwargs) -> None:
@@ -126,8 +127,9 @@ class _Client(NotebookClient):
         self.signal = number
         self._stopping = asyncio.ensure_future(self.km.shutdown_kernel(now=True))
 
-    def _show_cell(self, **_: object) -> None:
-        self._note = f"cell {self.code_cells_executed + 1} of {self.total}"
+    def _show_cell(self, cell, **_: object) -> None:
+        self.number, self.source = self.code_cells_executed + 1, cell.source
+        self._note = f"cell {self.number} of {self.total}"
         self.status.note = self._note
 
     def process_message(self, msg, cell, cell_index):
@@ -160,28 +162,26 @@ def execute(path: Path, copy: Path, environment: dict) -> nbformat.NotebookNode:
         except CellExecutionError as error:
             status.note += " | FAILED"
             problem = f"{error.ename}: {ANSI.sub('', error.evalue)}".strip()
-            raise NotebookFailed(_report(path, copy, notebook, problem)) from None
+            raise NotebookFailed(_report(path, copy, client, problem)) from None
         except RuntimeError as error:
             if client.signal:
                 status.note += " | stopped"
                 raise Stopped(client.signal) from None
             status.note += " | FAILED"
             problem = f"{error}. A kernel dies most often because memory ran out."
-            raise NotebookFailed(_report(path, copy, notebook, problem)) from None
+            raise NotebookFailed(_report(path, copy, client, problem)) from None
         finally:
             notebook.metadata["course"] = {"source_sha256": source_digest(notebook)}
             write(notebook, copy)
     return notebook
 
 
-def _report(path: Path, copy: Path, notebook, problem: str) -> str:
-    ran = [cell for cell in code_cells(notebook) if cell.execution_count]
-    number = len(ran)
-    lines = ran[-1].source.splitlines() if ran else []
+def _report(path: Path, copy: Path, client: _Client, problem: str) -> str:
+    lines = client.source.splitlines()
     shown = lines[:8] + (["..."] if len(lines) > 8 else [])
     code = "\n".join("    " + line for line in shown)
     return (
-        f"{path.name} stopped in code cell {number}:\n\n{code}\n\n{problem}\n\n"
+        f"{path.name} stopped in code cell {client.number}:\n\n{code}\n\n{problem}\n\n"
         f"The notebook as far as it ran: {copy}"
     )
 

@@ -99,7 +99,8 @@ class Draft:
 
 def home() -> Path:
     """Where stages and checkpoints live; a relative COURSE_HOME is in the clone."""
-    return REPO / Path(os.environ.get("COURSE_HOME") or "course-home").expanduser()
+    chosen = os.environ.get("COURSE_HOME", "").strip() or "course-home"
+    return REPO / Path(chosen).expanduser()
 
 
 # --- Opening --------------------------------------------------------------------------
