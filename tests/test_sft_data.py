@@ -39,7 +39,9 @@ def test_field_is_read_as_text(value):
 
 
 @pytest.mark.parametrize(
-    "value", [None, math.nan, math.inf, "", " \n\t", True, ["42"], {"a": 1}, b"42"]
+    "value",
+    [None, math.nan, math.inf, "", " \n\t", True, ["42"], {"a": 1}, b"42"]
+    + [np.float32("nan")],
 )
 def test_field_without_a_value_is_empty(value):
     assert sft_data.field_text(value) == ""

@@ -104,9 +104,11 @@ def _local_rows(path: Path) -> list[dict]:
 def _text(value) -> str | None:
     if isinstance(value, str):  # without lone surrogates, which no table can hold
         return value.encode(errors="replace").decode()
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    finite = is_number and (isinstance(value, int) or math.isfinite(value))
-    return str(value) if finite else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value)
 
 
 def _with_layout(rows, layout: str, source: str):

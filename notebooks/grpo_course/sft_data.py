@@ -21,7 +21,7 @@ def field_text(value) -> str:
     """A field of a row as text without outer white space; "" where there is none."""
     if isinstance(value, bool) or not isinstance(value, (str, Real)):
         return ""
-    if isinstance(value, float) and not math.isfinite(value):
+    if not isinstance(value, (str, int)) and not math.isfinite(value):
         return ""
     return str(value).strip()
 
