@@ -39,36 +39,37 @@ def modelfile(gguf, tokenizer, context):
     return text.replace("GGUF", gguf).replace("CONTEXT", str(context))
 
 # %% ../06_export.ipynb #cell-49
-def load_lora(folder, base_model, dtype):
-    """An adapter on its base model, by PEFT."""
+def load_lora(folder, base_model, dtype, quantization=None):
+    """An adapter on its base model, by PEFT; quantization: how the base is packed."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     base = AutoModelForCausalLM.from_pretrained(
-        base_model, dtype=dtype, device_map="auto"
+        base_model, dtype=dtype, device_map="auto", quantization_config=quantization
     )
     return PeftModel.from_pretrained(base, folder), tokenizer
 
 # %% ../06_export.ipynb #cell-51
-def load_merged(folder, base_model, dtype):
-    """A merged model, by transformers; `base_model` is not needed."""
+def load_merged(folder, base_model, dtype, quantization=None):
+    """A merged model, by transformers; what is said of the base is not needed."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map="auto")
     return model, AutoTokenizer.from_pretrained(folder)
 
 # %% ../06_export.ipynb #cell-53
-def load_lora_and_merge(folder, base_model, dtype):
+def load_lora_and_merge(folder, base_model, dtype, quantization=None):
     """An adapter merged into its base model in memory, by PEFT."""
-    model, tokenizer = load_lora(folder, base_model, dtype)
+    model, tokenizer = load_lora(folder, base_model, dtype, quantization)
     return model.merge_and_unload(), tokenizer
 
 # %% ../06_export.ipynb #cell-55
 def complete(readings, prompts, options):
     """Completions, the logits after the last prompt, and seconds, for each reading.
 
-    readings: {name: (loader, folder, base_model, dtype)}; one model at a time is held.
+    readings: {name: (loader, folder, base_model, dtype, quantization)}; one model at a
+    time is held.
     """
     import time
 
