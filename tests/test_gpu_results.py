@@ -23,7 +23,9 @@ def write_home(folder, usage=TOOK, seconds=(60.0, 2.0, 4.0, 3.0)):
         for step, s in enumerate(seconds, start=1)
     ]
     for stage in ("template", "sft", "grpo"):
-        metrics = {"evaluation": {"greedy": SCORES}, "minutes": 9.0, "log_history": []}
+        evaluation = {"greedy": SCORES, "sampled": SCORES | {"accuracy": 0.4}}
+        metrics = {"evaluation": evaluation, "minutes": 9.0, "log_history": []}
+        metrics["correct"] = {"grpo": [1, 1, 1, 0]}.get(stage, [0, 0, 1, 1])
         if stage != "template":
             metrics["usage"] = usage
         if stage == "grpo":
@@ -40,6 +42,16 @@ def test_a_home_gives_a_row_for_each_stage_and_each_long_step(tmp_path):
     assert [row["stage"] for row in accuracy] == ["base", "sft", "grpo"]
     assert [row["step"] for row in usage] == ["sft", "grpo"]
     assert {row["model"] for row in accuracy + usage} == {"A model"}
+
+
+def test_the_last_stage_is_set_against_sft_problem_by_problem(tmp_path):
+    rows, _ = gpu_results.collect(write_home(tmp_path))
+    assert [row["sampled"] for row in rows] == [0.4] * 3
+    assert (rows[-1]["gained"], rows[-1]["lost"]) == (2, 1)
+    old = {k: v for k, v in rows[0].items() if k != "sampled"}  # as once written
+    heading, _, *lines = gpu_results.accuracy_as_markdown([old, *rows]).splitlines()
+    assert len({line.count("|") for line in (heading, *lines)}) == 1
+    assert [line.count("p = 1") for line in lines] == [0, 0, 0, 1]
 
 
 def test_the_first_step_which_compiles_is_not_counted(tmp_path):
@@ -110,6 +122,24 @@ def test_a_course_is_timed_cold_and_then_warm(tmp_path, monkeypatch):
     assert len({line.count("|") for line in (heading, *lines)}) == 1 and len(lines) == 2
     with pytest.raises(SystemExit, match="there already"):
         time_course.main()
+
+
+def test_what_was_timed_before_a_notebook_failed_is_kept(tmp_path, monkeypatch):
+    def execute(path, copy, environment):
+        if path.name.startswith("06"):
+            raise time_course.nbtools.NotebookFailed("06 does not run")
+        if path.name.startswith("05"):
+            write_home(copy.parents[1])
+
+    monkeypatch.setattr(time_course.nbtools, "execute", execute)
+    output = tmp_path / "course.json"
+    arguments = ["time_course.py", str(tmp_path / "homes"), "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.setenv("COURSE_HOME", "")
+    with pytest.raises(SystemExit, match="06 does not run"):
+        time_course.main()
+    rows = gpu_results.results.read(output)
+    assert [row["notebook"][:2] for row in rows] == ["01", "02", "03", "04", "05"]
 
 
 def test_the_benchmark_refuses_a_variant_that_it_does_not_know():

@@ -301,6 +301,17 @@ def test_links_and_images(tmp_path, text, count):
     assert len(found) == count
 
 
+def test_a_notebook_has_no_name_from_its_set_up_cell_alone(folder, monkeypatch):
+    monkeypatch.setattr(nbtools, "ROOT", folder.parent)
+    path = make_notebook(folder / "01_a.ipynb", "import os", "print(os.name)")
+    assert check_notebooks.name_problems([path]) == []
+    notebook = nbtools.read(path)
+    notebook.cells[2].metadata["tags"] = [nbtools.SET_UP]
+    nbtools.write(notebook, path)
+    (found,) = check_notebooks.name_problems([path])
+    assert "os" in found and path.name in found
+
+
 def test_exported_modules_must_agree_with_their_notebooks(folder):
     source = "#| export\ndef f():\n    return 1"
     path = make_notebook(folder / "04_a.ipynb", "#| default_exp rewards", source)

@@ -7,6 +7,7 @@ they should be.
 """
 
 import html
+import json
 import re
 import statistics
 import subprocess
@@ -152,6 +153,26 @@ def text_problems(text: str, path: Path) -> list[str]:
     return found
 
 
+def name_problems(paths: list[Path]) -> list[str]:
+    """Names that a notebook has from its set-up cell alone, or from nowhere.
+
+    That cell is not executed here, and code for a GPU is not either; so ruff looks.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        copies = {f"{number}.ipynb": path for number, path in enumerate(paths)}
+        for name, path in copies.items():
+            notebook = nbtools.read(path)
+            notebook.cells = nbtools.code_cells(notebook)
+            nbtools.write(notebook, Path(scratch) / name)
+        command = [sys.executable, "-m", "ruff", "check", "--isolated"]
+        command += ["--select", "F821", "--output-format", "json", scratch]
+        run = subprocess.run(command, capture_output=True, text=True)
+        return [
+            f"{_name(copies[Path(found['filename']).name])} {found['message']}"
+            for found in json.loads(run.stdout)
+        ]
+
+
 def spelling_problems(paths: list[Path]) -> list[str]:
     """What codespell finds in notebooks (sources, not outputs) and in other files."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -214,6 +235,7 @@ def main() -> None:
     found += image_problems(nbtools.ROOT / "images", prose)
     found += export.differences(nbtools.FOLDER)
     found += write_setup_cells.differences(nbtools.ROOT)
+    found += name_problems(paths)
     found += spelling_problems([*paths, *texts, *code])
     if not paths:
         found.append("there are no notebooks")

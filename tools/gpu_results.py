@@ -24,7 +24,7 @@ from make_random_model import QWEN3_8B
 
 sys.path.insert(0, str(nbtools.FOLDER))
 
-from grpo_course import stages  # noqa: E402
+from grpo_course import evaluation, stages  # noqa: E402
 
 ACCURACY = results.ROOT / "results" / "gpu.json"
 USAGE = results.ROOT / "results" / "gpu-usage.json"
@@ -72,8 +72,30 @@ def collect(home: Path, label: str | None = None) -> tuple[list[dict], list[dict
         shared = {name: took[name] for name in ("machine", "profile", "gib_held")}
         shared |= {"model": label or settings["model_name"], "seed": settings["seed"]}
         usage.append({"step": step} | shared | took | speed(manifest, took))
-    accuracy = [row | shared for row in results.rows(home)] if shared else []
-    return accuracy, usage
+    if not shared:
+        return [], []
+    more = outcomes(home)
+    return [row | more[row["stage"]] | shared for row in results.rows(home)], usage
+
+
+def outcomes(home: Path) -> dict[str, dict]:
+    """By stage, what a row of accuracy has beyond the greedy one's.
+
+    sampled: the accuracy at the temperature of the rollouts. For "grpo" also gained and
+    lost: problems that are answered right since SFT, greedily, and those no longer.
+    """
+    found, correct = {}, {}
+    for stage, folder in results.STAGES.items():
+        path = home / "stages" / folder / stages.MANIFEST
+        metrics = json.loads(path.read_text())["metrics"] if path.is_file() else {}
+        sampled = metrics.get("evaluation", {}).get("sampled", {})
+        found[stage] = {"sampled": sampled.get("accuracy")}
+        correct[stage] = metrics.get("correct", [])
+    pairs = list(zip(correct["sft"], correct["grpo"], strict=False))
+    if pairs:
+        found["grpo"] |= {"gained": sum(old < new for old, new in pairs)}
+        found["grpo"] |= {"lost": sum(old > new for old, new in pairs)}
+    return found
 
 
 def speed(manifest: dict, took: dict) -> dict:
@@ -111,10 +133,18 @@ def merge(path: Path, rows: list[dict]) -> None:
 def accuracy_as_markdown(table: list[dict]) -> str:
     """What the models could do after each stage."""
     lines = [("machine", "model", "stage", "n", "accuracy", "95 % interval", "format")]
+    lines[0] += ("accuracy, sampled", "gained and lost since SFT")
     for row in table:
         interval = f"{row['ci_low']:.1%} to {row['ci_high']:.1%}"
         line = (row["machine"], row["model"], row["stage"], str(row["n"]))
         line += (f"{row['accuracy']:.1%}", interval, f"{row['format_rate']:.1%}")
+        line += (cell(row, "sampled", ".1%"), "-")
+        if "gained" in row:
+            gained, lost = row["gained"], row["lost"]
+            # the test asks only how many went which way
+            before, after = [False] * gained + [True] * lost, [True] * gained
+            p = evaluation.paired_p_value(before, after + [False] * lost)
+            line = (*line[:-1], f"+{gained} -{lost} (p = {p:.2g})")
         lines.append(line)
     return markdown(lines, numbers_from=3)
 
@@ -219,7 +249,12 @@ def markdown(lines: list[tuple[str, ...]], numbers_from: int) -> str:
 
 
 CAPTIONS = {
-    ACCURACY: (accuracy_as_markdown, "What the models could do, greedily:"),
+    ACCURACY: (
+        accuracy_as_markdown,
+        "What the models could do: greedily, and with completions sampled as GRPO "
+        "samples them. The last column counts problems, and p is that of McNemar's "
+        "exact test:",
+    ),
     USAGE: (usage_as_markdown, "Time and memory of the long steps of such runs:"),
     COURSE: (
         course_as_markdown,

@@ -36,29 +36,39 @@ def main() -> None:
     for start, home in homes.items():
         if start == "warm":
             shutil.copytree(homes["cold"] / "cache", home / "cache")
-        rows = [row | {"start": start} for row in take_time(home)]
-        table = results.merged(results.read(options.output), rows, KEY)
-        results.save(options.output, table)
+        seconds: dict[str, float] = {}
+        try:
+            run(home, seconds)
+        finally:  # if a notebook failed, what the others took is kept
+            rows = [row | {"start": start} for row in rows_of(home, seconds)]
+            table = results.merged(results.read(options.output), rows, KEY)
+            results.save(options.output, table)
 
 
-def take_time(home: Path) -> list[dict]:
-    """Run all notebooks in a COURSE_HOME; a row for each, printed as soon as known."""
+def run(home: Path, seconds: dict[str, float]) -> None:
+    """Run all notebooks in a COURSE_HOME; tell the seconds of each, as soon as known.
+
+    They are printed, and go to `seconds` by the notebook's name.
+    """
     os.environ["COURSE_HOME"] = str(home)
-    seconds = {}
     with run_course.guarded(home) as environment:
         for path in run_course.chosen(()):
             begun = time.monotonic()
             nbtools.execute(path, home / "executed" / path.name, environment)
             seconds[path.stem] = round(time.monotonic() - begun, 1)
             print(json.dumps({path.stem: seconds[path.stem]}), flush=True)
-    manifest = json.loads((home / "stages" / "grpo" / "manifest.json").read_text())
-    usage = manifest["metrics"]["usage"]
-    shared = {name: usage[name] for name in ("machine", "profile")}
-    speed = gpu_results.speed(manifest, usage)
-    rows = [shared | {"notebook": n, "seconds": s} for n, s in seconds.items()]
-    for row in rows:
-        if row["notebook"].startswith("05"):
-            row["to_first_step_s"] = speed.get("to_first_step_s")
+
+
+def rows_of(home: Path, seconds: dict[str, float]) -> list[dict]:
+    """A row a notebook, by what the long steps' manifests say of the machine."""
+    _, usage = gpu_results.collect(home)
+    rows = []
+    for name, took in seconds.items() if usage else ():
+        row = {key: usage[-1][key] for key in ("machine", "profile")}
+        row |= {"notebook": name, "seconds": took}
+        if name.startswith("05"):
+            row["to_first_step_s"] = usage[-1].get("to_first_step_s")
+        rows.append(row)
     return rows
 
 
