@@ -14,6 +14,7 @@ import pytest
 
 from grpo_course import keys, tracking
 from grpo_course.profiles import PROFILES
+from grpo_course.quiet import without_lines
 from grpo_course.tracking import finish_tracking, sparkline, tracking_callbacks
 
 CPU = PROFILES["cpu"]
@@ -325,3 +326,17 @@ def test_secrets_do_not_get_into_a_message(monkeypatch):
     told = f"no header: {b'Bearer secretA' + bytes([10]) + b'secretB'!r}, secretB"
     assert "secretA" in told
     assert "secret" not in keys.without_secrets(told, "HF_TOKEN")
+
+
+def test_a_library_does_not_write_into_the_progress_line(capsys):
+    with without_lines("Unsloth: "):
+        print("\rstep 1 of 2", end="", flush=True)
+        print("Unsloth: keeps 3 of 9 weights")
+        sys.stdout.write("Unsloth: in one piece\n")
+        print()
+        print("\rstep 2 of 2")
+        print("No Unsloth: at the beginning")
+    print("Unsloth: is heard again")
+    lines = ["\rstep 1 of 2", "\rstep 2 of 2", "No Unsloth: at the beginning"]
+    lines.append("Unsloth: is heard again")
+    assert capsys.readouterr().out == "\n".join(lines) + "\n"

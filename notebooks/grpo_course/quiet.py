@@ -2,6 +2,8 @@
 
 with quiet():
     import unsloth  # first: it patches the libraries below
+with without_lines("Unsloth: "):
+    trainer.train()
 """
 
 import io
@@ -12,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
 CHATTY = ("torch.utils._pytree", "torchao", "transformers.distributed.tensor_parallel")
+CHATTY += ("transformers.generation",)  # of max_length, which no lesson sets
 
 
 @contextmanager
@@ -47,3 +50,32 @@ def _hide_bars() -> None:
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     huggingface_hub.utils.enable_progress_bars()
+
+
+@contextmanager
+def without_lines(beginning: str) -> Iterator[None]:
+    """Drop the lines that begin so from what is printed inside; the rest is shown.
+
+    For a library that prints a line with every step, between those of our own.
+    """
+    with redirect_stdout(_Sieve(sys.stdout, beginning)):
+        yield
+
+
+class _Sieve:
+    """A stream without the lines that begin in a certain way."""
+
+    def __init__(self, stream, beginning: str) -> None:
+        self.stream, self.beginning = stream, beginning
+        self.ends_a_dropped_line = False  # print writes the end by itself
+
+    def write(self, text: str) -> int:
+        drop = text.startswith(self.beginning)
+        drop |= self.ends_a_dropped_line and text == "\n"
+        self.ends_a_dropped_line = drop and not text.endswith("\n")
+        if not drop:
+            self.stream.write(text)
+        return len(text)
+
+    def __getattr__(self, name: str):
+        return getattr(self.stream, name)
