@@ -91,8 +91,9 @@ def outcomes(home: Path) -> dict[str, dict]:
         sampled = metrics.get("evaluation", {}).get("sampled", {})
         found[stage] = {"sampled": sampled.get("accuracy")}
         correct[stage] = metrics.get("correct", [])
-    pairs = list(zip(correct["sft"], correct["grpo"], strict=False))
-    if pairs:
+    before, after = correct["sft"], correct["grpo"]
+    if before and len(before) == len(after):  # the same problems
+        pairs = list(zip(before, after, strict=True))
         found["grpo"] |= {"gained": sum(old < new for old, new in pairs)}
         found["grpo"] |= {"lost": sum(old > new for old, new in pairs)}
     return found
