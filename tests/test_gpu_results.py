@@ -80,11 +80,13 @@ def test_a_new_row_replaces_only_that_of_the_same_run(tmp_path):
 
 def test_the_readme_keeps_all_but_what_stands_between_the_markers(tmp_path):
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{gpu_results.START}\nold\n{gpu_results.END}\nafter\n")
+    readme.write_text(
+        f"before\n{gpu_results.START}\nan older table\n{gpu_results.END}\nafter\n"
+    )
     gpu_results.write_readme(readme)
     text = readme.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n")
-    assert "old" not in text
+    assert "an older table" not in text
     gpu_results.write_readme(readme)
     assert readme.read_text() == text
 
