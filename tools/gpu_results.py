@@ -63,8 +63,7 @@ def collect(home: Path, label: str | None = None) -> tuple[list[dict], list[dict
     """
     usage, shared = [], {}
     for step in ("sft", "grpo"):
-        path = home / "stages" / step / stages.MANIFEST
-        manifest = json.loads(path.read_text()) if path.is_file() else {}
+        manifest = _manifest(home, step)
         took = manifest.get("metrics", {}).get("usage", {})
         if took.get("gib_peak") is None:  # not there, or made without a GPU
             continue
@@ -86,8 +85,7 @@ def outcomes(home: Path) -> dict[str, dict]:
     """
     found, correct = {}, {}
     for stage, folder in results.STAGES.items():
-        path = home / "stages" / folder / stages.MANIFEST
-        metrics = json.loads(path.read_text())["metrics"] if path.is_file() else {}
+        metrics = _manifest(home, folder).get("metrics", {})
         sampled = metrics.get("evaluation", {}).get("sampled", {})
         found[stage] = {"sampled": sampled.get("accuracy")}
         correct[stage] = metrics.get("correct", [])
@@ -97,6 +95,12 @@ def outcomes(home: Path) -> dict[str, dict]:
         found["grpo"] |= {"gained": sum(old < new for old, new in pairs)}
         found["grpo"] |= {"lost": sum(old > new for old, new in pairs)}
     return found
+
+
+def _manifest(home: Path, stage: str) -> dict:
+    """What a stage under a COURSE_HOME says of itself; {} if there is none."""
+    path = home / "stages" / stage / stages.MANIFEST
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def speed(manifest: dict, took: dict) -> dict:
@@ -139,14 +143,11 @@ def accuracy_as_markdown(table: list[dict]) -> str:
         interval = f"{row['ci_low']:.1%} to {row['ci_high']:.1%}"
         line = (row["machine"], row["model"], row["stage"], str(row["n"]))
         line += (f"{row['accuracy']:.1%}", interval, f"{row['format_rate']:.1%}")
-        line += (cell(row, "sampled", ".1%"), "-")
+        changed = "-"
         if "gained" in row:
-            gained, lost = row["gained"], row["lost"]
-            # the test asks only how many went which way
-            before, after = [False] * gained + [True] * lost, [True] * gained
-            p = evaluation.paired_p_value(before, after + [False] * lost)
-            line = (*line[:-1], f"+{gained} -{lost} (p = {p:.2g})")
-        lines.append(line)
+            p = evaluation.mcnemar_p_value(row["gained"], row["lost"])
+            changed = f"+{row['gained']} -{row['lost']} (p = {p:.2g})"
+        lines.append((*line, cell(row, "sampled", ".1%"), changed))
     return markdown(lines, numbers_from=3)
 
 

@@ -62,13 +62,14 @@ def run(home: Path, seconds: dict[str, float]) -> None:
 def rows_of(home: Path, seconds: dict[str, float]) -> list[dict]:
     """A row a notebook, by what the long steps' manifests say of the machine."""
     _, usage = gpu_results.collect(home)
-    rows = []
-    for name, took in seconds.items() if usage else ():
-        row = {key: usage[-1][key] for key in ("machine", "profile")}
-        row |= {"notebook": name, "seconds": took}
-        if name.startswith("05"):
-            row["to_first_step_s"] = usage[-1].get("to_first_step_s")
-        rows.append(row)
+    if not usage:
+        return []
+    last = usage[-1]
+    shared = {key: last[key] for key in ("machine", "profile")}
+    rows = [shared | {"notebook": n, "seconds": s} for n, s in seconds.items()]
+    for row in rows:
+        if row["notebook"].startswith("05"):
+            row["to_first_step_s"] = last.get("to_first_step_s")
     return rows
 
 

@@ -78,6 +78,11 @@ def paired_p_value(before: list[bool], after: list[bool]) -> float:
     pairs = list(zip(before, after, strict=True))
     gained = sum(b < a for b, a in pairs)
     lost = sum(b > a for b, a in pairs)
+    return mcnemar_p_value(gained, lost)
+
+
+def mcnemar_p_value(gained: int, lost: int) -> float:
+    """The same, from how many outcomes changed to right, and how many to wrong."""
     changed = gained + lost
     tail = sum(math.comb(changed, k) for k in range(min(gained, lost) + 1))
     return min(1.0, 2 * tail / 2**changed)
