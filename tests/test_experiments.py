@@ -254,7 +254,7 @@ def test_pictures_and_the_readmes_table_are_made_of_the_tables(place, monkeypatc
         run.home.mkdir(parents=True, exist_ok=True)
         (run.home / "further.jsonl").touch()
         steps = [{"step": 1}, {"step": 2}]
-        entry = {key: 0.5 for key in tool.KEPT.values()}
+        entry = {key: 0.5 for key in tool.results.KEPT.values()}
         means = {f"rewards/{name}/mean": 0.5 for name in MONITORS}
         log = [step | entry | means for step in steps]
         if run.plan.makes == "grpo":
@@ -262,10 +262,18 @@ def test_pictures_and_the_readmes_table_are_made_of_the_tables(place, monkeypatc
         if run.plan.makes:
             write_stage(run, run.plan.makes, log_history=log)
     tool.collect()
+    on_a_gpu = {"machine": "A GPU", "profile": "a100", "model": "A model", "seed": 1}
+    curve = [on_a_gpu | {"step": step, "right": 0.5} for step in (1, 2)]
+    scores = {"n": 9, "accuracy": 0.5, "ci_low": 0.4, "ci_high": 0.6, "sampled": 0.4}
+    stages = [on_a_gpu | scores | {"stage": stage} for stage in ("base", "sft", "grpo")]
+    results.save_csv(place / "curves.csv", curve)
+    results.save(place / "gpu.json", stages)
+    monkeypatch.setattr(draw_results.gpu_results, "CURVES", place / "curves.csv")
+    monkeypatch.setattr(draw_results.gpu_results, "ACCURACY", place / "gpu.json")
     monkeypatch.setattr(draw_results, "IMAGES", place / "images")
     draw_results.main()
     pictures = sorted((place / "images").iterdir())
-    assert len(pictures) == 3 and all(
+    assert len(pictures) == 4 and all(
         p.read_bytes()[:4] == b"\x89PNG" for p in pictures
     )
     rows = results.gains_as_markdown(results.read(results.GAINS)).splitlines()

@@ -19,7 +19,7 @@ TOOK |= {"gib_before": 50.0, "gib_peak": 61.0, "seconds_before": 31.0}
 def write_home(folder, usage=TOOK, seconds=(60.0, 2.0, 4.0, 3.0)):
     """A COURSE_HOME as after notebook 05, as far as the tables look."""
     log = [
-        {"step": step, "step_time": s, "completions/mean_length": 100.0}
+        {"step": step, "step_time": s, "completions/mean_length": 100.0, "reward": 0.5}
         for step, s in enumerate(seconds, start=1)
     ]
     for stage in ("template", "sft", "grpo"):
@@ -34,18 +34,28 @@ def write_home(folder, usage=TOOK, seconds=(60.0, 2.0, 4.0, 3.0)):
         path = folder / "stages" / stage / "manifest.json"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps({"settings": settings, "metrics": metrics}))
+    proof = {"same completions": "3 of 4", "largest logit difference": None} | SCORES
+    proof |= {"tokens a second": 50.0}
+    ways = [{"read as": way} | proof for way in ("lora", "merged_16bit")]
+    path = folder / "stages" / "export" / "manifest.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"metrics": {"exports": ways}}))
     return folder
 
 
 def test_a_home_gives_a_row_for_each_stage_and_each_long_step(tmp_path):
-    accuracy, usage = gpu_results.collect(write_home(tmp_path), "A model")
-    assert [row["stage"] for row in accuracy] == ["base", "sft", "grpo"]
-    assert [row["step"] for row in usage] == ["sft", "grpo"]
-    assert {row["model"] for row in accuracy + usage} == {"A model"}
+    rows = gpu_results.collect(write_home(tmp_path), "A model")
+    assert [row["stage"] for row in rows.accuracy] == ["base", "sft", "grpo"]
+    assert [row["step"] for row in rows.usage] == ["sft", "grpo"]
+    assert [row["step"] for row in rows.curve] == [1, 2, 3, 4]
+    assert [row["read as"] for row in rows.exports] == ["lora", "merged_16bit"]
+    assert {row["model"] for table in rows for row in table} == {"A model"}
+    lines = gpu_results.exports_as_markdown(rows.exports).splitlines()
+    assert len({line.count("|") for line in lines}) == 1
 
 
 def test_the_last_stage_is_set_against_sft_problem_by_problem(tmp_path):
-    rows, _ = gpu_results.collect(write_home(tmp_path))
+    rows = gpu_results.collect(write_home(tmp_path)).accuracy
     assert [row["sampled"] for row in rows] == [0.4] * 3
     assert (rows[-1]["gained"], rows[-1]["lost"]) == (2, 1)
     old = {k: v for k, v in rows[0].items() if k != "sampled"}  # as once written
@@ -55,7 +65,7 @@ def test_the_last_stage_is_set_against_sft_problem_by_problem(tmp_path):
 
 
 def test_the_first_step_which_compiles_is_not_counted(tmp_path):
-    _, (_, grpo) = gpu_results.collect(write_home(tmp_path))
+    _, grpo = gpu_results.collect(write_home(tmp_path)).usage
     assert grpo["step_s"] == 3.0
     assert grpo["tokens_per_s"] == pytest.approx(32 * 100 / 3, abs=1)
     assert grpo["to_first_step_s"] == 31.0 + 60.0
@@ -65,15 +75,15 @@ def test_the_first_step_which_compiles_is_not_counted(tmp_path):
 
 def test_a_run_without_a_gpu_gives_no_row(tmp_path):
     home = write_home(tmp_path, usage=TOOK | {"gib_peak": None})
-    assert gpu_results.collect(home) == ([], [])
+    assert not any(gpu_results.collect(home))
 
 
 def test_a_new_row_replaces_only_that_of_the_same_run(tmp_path):
     table = tmp_path / "table.json"
     first = {"machine": "A GPU", "model": "m", "step": "sft", "minutes": 1.0}
     other = first | {"machine": "Another GPU"}
-    gpu_results.merge(table, [first, other])
-    gpu_results.merge(table, [first | {"minutes": 2.0}])
+    gpu_results.merge(table, [first, other], gpu_results.KEY)
+    gpu_results.merge(table, [first | {"minutes": 2.0}], gpu_results.KEY)
     rows = gpu_results.results.read(table)
     assert sorted(row["minutes"] for row in rows) == [1.0, 2.0]
 
@@ -97,6 +107,16 @@ def test_a_variant_that_failed_is_a_row_as_well():
     lines = table.splitlines()
     assert len({line.count("|") for line in lines}) == 1
     assert "why" in lines[-1]
+
+
+def test_a_rate_is_a_share_of_what_its_own_gpu_could_do():
+    limits = {"bandwidth_tb_per_s": 3.0, "rate_tflop_per_s": 790}
+    ideal = {"variant": "ideal", "machine": "A GPU", "completions": 32, "step_s": 4.0}
+    ideal |= {"tokens_per_s": 4000} | limits
+    row = {"variant": "ours", "completions": 32, "step_s": 6.1, "tokens_per_s": 2600}
+    rows = [ideal, row | {"machine": "A GPU"}, row | {"machine": "Another"}]
+    *_, same, other = gpu_results.throughput_as_markdown(rows).splitlines()
+    assert "%" in same and "%" not in other
 
 
 def test_a_course_is_timed_cold_and_then_warm(tmp_path, monkeypatch):

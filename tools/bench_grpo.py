@@ -48,6 +48,7 @@ VARIANTS = {
     "plain trl 8 x 8": ("trl", 8, 8, 8),
 }
 NAMES = ["ideal", *VARIANTS]
+KEY = ("machine", "variant")  # a new row replaces the one with the same
 
 
 def main() -> None:
@@ -63,14 +64,14 @@ def main() -> None:
         ask = ideal if options.one == "ideal" else partial(measure, options.one)
         print(json.dumps(ask(options.model)))
         return
-    rows = []
     for name in options.variants or NAMES:
         command = [__file__, "--one", name, "--model", options.model]
         command += ["--output", os.devnull]
         log = options.output.with_suffix(f".{name.replace(' ', '-')}.log")
-        rows.append(in_process(command, log, variant=name))
-        print(json.dumps(rows[-1]), flush=True)
-        results.save(options.output, rows)
+        row = in_process(command, log, variant=name)
+        print(json.dumps(row), flush=True)
+        table = results.merged(results.read(options.output), [row], KEY)
+        results.save(options.output, table)
 
 
 def in_process(command: list, log: Path, **names: str) -> dict:

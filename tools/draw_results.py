@@ -7,6 +7,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import pandas as pd  # noqa: E402
 
+import gpu_results  # noqa: E402
 import results  # noqa: E402
 
 IMAGES = results.ROOT / "images"
@@ -108,6 +109,33 @@ def draw_ablations(outcomes: pd.DataFrame):
     return fig
 
 
+def real_run() -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    """Stages and curve of the last run on a GPU that was not of the tiny model."""
+    rows = results.read_csv(gpu_results.CURVES)
+    rows = [row for row in rows if "tiny" not in row["model"]]
+    if not rows:
+        return None
+    tables = pd.DataFrame(results.read(gpu_results.ACCURACY)), pd.DataFrame(rows)
+    run = tables[1].iloc[-1][["machine", "profile", "model"]]
+    table, curve = (t[(t[run.index] == run).all(axis=1)] for t in tables)
+    return table, curve
+
+
+def draw_real_run(table: pd.DataFrame, curve: pd.DataFrame):
+    """Accuracy after each stage (sampled: a cross) and GRPO's right ones: a figure."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
+    draw_stages(left, table)
+    places = [list(STAGE_COLOURS).index(stage) for stage in table["stage"]]
+    left.scatter(places, table["sampled"], color="black", marker="x", zorder=3)
+    left.set_title(f"accuracy on {table['n'].iloc[0]:,} held-out problems")
+    share = curve.astype({"step": int, "right": float}).set_index("step")["right"]
+    right.plot(share, ".", color="#bab0ac")
+    right.plot(share.rolling(15, center=True).mean(), color="#54a24b")
+    right.set(xlabel="step of GRPO", ylim=(0, 1))
+    right.set_title("right answers among its own completions")
+    return fig
+
+
 def save(fig, name: str) -> None:
     fig.tight_layout()
     IMAGES.mkdir(exist_ok=True)
@@ -129,6 +157,8 @@ def main() -> None:
         save(draw_sick_runs(curves), "sick_runs.png")
     if measured.issuperset(name for names in ABLATIONS.values() for name in names):
         save(draw_ablations(outcomes), "ablations.png")
+    if (real := real_run()) is not None:
+        save(draw_real_run(*real), "real_model.png")
 
 
 if __name__ == "__main__":

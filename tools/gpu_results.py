@@ -5,10 +5,11 @@
     gpu_results.py README.md              write the tables into the README
 
 Rows are kept in results/gpu.json (a row a stage), results/gpu-usage.json (a row a long
-step: time and memory), results/gpu-course.json (from time_course.py),
-results/gpu-tiers.json (from measure_tiers.py) and results/gpu-throughput.json (from
-bench_grpo.py). A new row of the first two replaces that of the same machine, profile,
-model and step.
+step: time and memory), results/gpu-curves.csv (a row a step of GRPO),
+results/gpu-exports.json (a row a way to read an export), and, from tools of their own,
+results/gpu-course.json (time_course.py), results/gpu-tiers.json (measure_tiers.py) and
+results/gpu-throughput.json (bench_grpo.py). New rows replace those of the same machine,
+profile, model and step.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import json
 import statistics
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import bench_grpo
 import nbtools
@@ -28,11 +30,14 @@ from grpo_course import evaluation, stages  # noqa: E402
 
 ACCURACY = results.ROOT / "results" / "gpu.json"
 USAGE = results.ROOT / "results" / "gpu-usage.json"
+CURVES = results.ROOT / "results" / "gpu-curves.csv"
+EXPORTS = results.ROOT / "results" / "gpu-exports.json"
 COURSE = results.ROOT / "results" / "gpu-course.json"
 TIERS = results.ROOT / "results" / "gpu-tiers.json"
 THROUGHPUT = results.ROOT / "results" / "gpu-throughput.json"
 START, END = "<!-- gpu:start -->", "<!-- gpu:end -->"
-KEY = ("machine", "profile", "model", "seed", "stage", "step", "gib_held")
+RUN = ("machine", "profile", "model", "seed", "gib_held")
+KEY = (*RUN, "stage", "step")
 
 
 def main() -> None:
@@ -45,17 +50,29 @@ def main() -> None:
     if options.what != "add":
         write_readme(Path(options.what))
         return
-    accuracy, usage = collect(stages.home(), options.name)
-    if not usage:
+    rows = collect(stages.home(), options.name)
+    if not rows.usage:
         sys.exit(f"{stages.home()} has no finished stage sft or grpo of a GPU profile.")
-    merge(ACCURACY, accuracy)
-    merge(USAGE, usage)
+    merge(ACCURACY, rows.accuracy, KEY)
+    merge(USAGE, rows.usage, KEY)
+    merge(EXPORTS, rows.exports, RUN)
+    curves = results.merged(results.read_csv(CURVES), rows.curve, RUN)
+    results.save_csv(CURVES, curves)
     write_readme(results.ROOT / "README.md")
-    print(accuracy_as_markdown(accuracy))
+    print(accuracy_as_markdown(rows.accuracy))
 
 
-def collect(home: Path, label: str | None = None) -> tuple[list[dict], list[dict]]:
-    """Rows of accuracy and of usage from the stages under a COURSE_HOME.
+class Rows(NamedTuple):
+    """What a run adds to the tables."""
+
+    accuracy: list[dict]
+    usage: list[dict]
+    curve: list[dict]
+    exports: list[dict]
+
+
+def collect(home: Path, label: str | None = None) -> Rows:
+    """The rows of the stages under a COURSE_HOME.
 
     Usage: seconds a step and completion tokens a second are medians over the steps of
     the log without the first, which compiles; that one counts for the seconds from the
@@ -72,9 +89,14 @@ def collect(home: Path, label: str | None = None) -> tuple[list[dict], list[dict
         shared |= {"model": label or settings["model_name"], "seed": settings["seed"]}
         usage.append({"step": step} | shared | took | speed(manifest, took))
     if not shared:
-        return [], []
+        return Rows([], [], [], [])
     more = outcomes(home)
-    return [row | more[row["stage"]] | shared for row in results.rows(home)], usage
+    accuracy = [row | more[row["stage"]] | shared for row in results.rows(home)]
+    log = _manifest(home, "grpo").get("metrics", {}).get("log_history", [])
+    held = {"gib_held": shared["gib_held"] or ""}  # as it is read from a CSV file
+    curve = [shared | held | results.logged(e) for e in log if "reward" in e]
+    proof = _manifest(home, "export").get("metrics", {}).get("exports", [])
+    return Rows(accuracy, usage, curve, [shared | row for row in proof])
 
 
 def outcomes(home: Path) -> dict[str, dict]:
@@ -126,10 +148,10 @@ def speed(manifest: dict, took: dict) -> dict:
     return found
 
 
-def merge(path: Path, rows: list[dict]) -> None:
-    """Add rows to a table; one with the same key is replaced."""
+def merge(path: Path, rows: list[dict], key: tuple[str, ...]) -> None:
+    """Add rows to a table; those with the same key are replaced."""
     path.parent.mkdir(exist_ok=True)
-    results.save(path, results.merged(results.read(path), rows, KEY))
+    results.save(path, results.merged(results.read(path), rows, key))
 
 
 # --- Tables ---------------------------------------------------------------------------
@@ -169,18 +191,32 @@ def usage_as_markdown(table: list[dict]) -> str:
 def course_as_markdown(table: list[dict]) -> str:
     """What time_course.py measured: a line a run."""
     runs: dict[tuple, list[dict]] = {}
+    heading = ("machine", "profile", "model", "start")
     for row in table:
-        names = ("machine", "profile", "start")
-        runs.setdefault(tuple(row[name] for name in names), []).append(row)
+        runs.setdefault(tuple(row[name] for name in heading), []).append(row)
     numbers = sorted({row["notebook"][:2] for row in table})
-    lines = [("machine", "profile", "start", *numbers, "together")]
+    lines = [(*heading, *numbers, "all six")]
     lines[0] += ("start of 05 to first step",)
     for names, rows in runs.items():
         seconds = {row["notebook"][:2]: row["seconds"] for row in rows}
         line = (*names, *(cell(seconds, number, ".0f") for number in numbers))
         first = next((row for row in rows if "to_first_step_s" in row), {})
-        line += (f"{sum(seconds.values()):.0f}", cell(first, "to_first_step_s", ".0f"))
+        total = {"s": sum(seconds.values())} if len(seconds) == len(numbers) else {}
+        line += (cell(total, "s", ".0f"), cell(first, "to_first_step_s", ".0f"))
         lines.append(line)
+    return markdown(lines, numbers_from=4)
+
+
+def exports_as_markdown(table: list[dict]) -> str:
+    """What notebook 06 recorded: each export set against the adapter."""
+    lines = [("machine", "model", "read as", "same completions", "accuracy")]
+    lines[0] += ("95 % interval", "largest logit difference", "tokens a second")
+    for row in table:
+        line = (row["machine"], row["model"], row["read as"], row["same completions"])
+        interval = f"{row['ci_low']:.0%} to {row['ci_high']:.0%}"
+        line += (f"{row['accuracy']:.0%}", interval)
+        line += (cell(row, "largest logit difference", ".2g"),)
+        lines.append((*line, cell(row, "tokens a second", ",.0f")))
     return markdown(lines, numbers_from=3)
 
 
@@ -205,16 +241,18 @@ def throughput_as_markdown(table: list[dict]) -> str:
     lines = [("8B weights", "machine", "completions a step", "seconds a step")]
     lines[0] += ("of it generating", "tokens a second", "of the ideal")
     lines[0] += ("GiB at the peak", "first step (s)")
-    limits = ("bandwidth_tb_per_s", "rate_tflop_per_s")
-    limits = [{k: row[k] for k in limits} for row in table if row["variant"] == "ideal"]
+    names = ("bandwidth_tb_per_s", "rate_tflop_per_s")
+    ideals = [row for row in table if row["variant"] == "ideal"]
+    limits = {row["machine"]: {name: row[name] for name in names} for row in ideals}
     for row in table:
         line = (row["variant"], row.get("machine", ""))
         if "error" in row:
             lines.append((*line, "", row["error"], "", "", "", "", ""))
             continue
         share = "-"
-        if limits:
-            best = bench_grpo.ideal_step(row["completions"], QWEN3_8B, **limits[0])
+        if row.get("machine") in limits:
+            there = limits[row["machine"]]
+            best = bench_grpo.ideal_step(row["completions"], QWEN3_8B, **there)
             share = f"{row['tokens_per_s'] / best['tokens_per_s']:.0%}"
         line += (str(row["completions"]), cell(row, "step_s", ".2f"))
         line += (cell(row, "of_it_generating_s", ".2f"),)
@@ -226,15 +264,17 @@ def throughput_as_markdown(table: list[dict]) -> str:
 
 def chosen(table: list[dict]) -> str:
     """A sentence on the variant with the batch of the profile a100, if it was tried."""
-    rates = {row["variant"]: row.get("tokens_per_s") for row in table}
+    rates = {
+        (row.get("machine"), row["variant"]): row.get("tokens_per_s") for row in table
+    }
     batch = f"{bench_grpo.A100.grpo_batch_size} x {bench_grpo.A100.grpo_grad_accum}"
-    ours, tutorial = rates.get(f"unsloth {batch}"), rates.get("tutorial")
-    if not (ours and tutorial):
-        return ""
-    times = f"{ours / tutorial:.1f} times"
-    return (
-        f"\n\nThe profile `a100` takes {batch}: {times} the tutorial's tokens a second."
-    )
+    for machine in {row.get("machine"): None for row in table}:
+        ours = rates.get((machine, f"unsloth {batch}"))
+        tutorial = rates.get((machine, "tutorial"))
+        if ours and tutorial:
+            times = f"{ours / tutorial:.1f} times the tutorial's tokens a second"
+            return f"\n\nThe profile `a100` takes {batch}: {times}."
+    return ""
 
 
 def cell(row: dict, name: str, pattern: str) -> str:
@@ -258,6 +298,11 @@ CAPTIONS = {
         "exact test:",
     ),
     USAGE: (usage_as_markdown, "Time and memory of the long steps of such runs:"),
+    EXPORTS: (
+        exports_as_markdown,
+        "What notebook 06 proves: the exports, read by other software, set against the "
+        "adapter on the same problems (the speeds are those of one run):",
+    ),
     COURSE: (
         course_as_markdown,
         "Seconds of each notebook, its imports included: cold, and with the compilers' "

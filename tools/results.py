@@ -120,6 +120,28 @@ def short(value):
     return float(f"{value:.5g}")
 
 
+KEPT = {  # of what GRPO logs at each step, under shorter names
+    "loss": "loss",
+    "grad_norm": "grad_norm",
+    "reward": "reward",
+    "reward_std": "reward_std",
+    "zero_std": "frac_reward_zero_std",
+    "tokens": "completions/mean_length",
+    "clipped": "completions/clipped_ratio",
+    "entropy": "entropy",
+}
+
+
+def logged(entry: dict) -> dict:
+    """Of an entry in GRPO's log: step, KEPT, and the mean of each reward function."""
+    values = {name: entry.get(key) for name, key in KEPT.items()}
+    for key, value in entry.items():
+        if key.startswith("rewards/") and key.endswith("/mean"):
+            values[key.split("/")[1]] = value
+    rounded = {name: short(value) for name, value in values.items()}
+    return {"step": entry["step"]} | rounded
+
+
 def save_csv(path: Path, table: list[dict]) -> None:
     """Write a table as CSV, whole or not at all; what a row has not is left empty."""
     names = list(dict.fromkeys(name for row in table for name in row))

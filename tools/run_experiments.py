@@ -458,34 +458,13 @@ def ran_on(manifest: dict) -> dict:
     return versions | {"machine": f"{name}, {os.cpu_count()} threads"}
 
 
-KEPT = {  # of what GRPO logs, under shorter names
-    "loss": "loss",
-    "grad_norm": "grad_norm",
-    "reward": "reward",
-    "reward_std": "reward_std",
-    "zero_std": "frac_reward_zero_std",
-    "tokens": "completions/mean_length",
-    "clipped": "completions/clipped_ratio",
-    "entropy": "entropy",
-}
-
-
 def curve_rows() -> list[dict]:
-    """One row a run and step: KEPT of the log, and the mean of each reward function."""
-    rows = []
-    for run, _, last in finals():
-        for entry in last["metrics"]["log_history"]:
-            row = {
-                "experiment": run.experiment,
-                "seed": run.seed,
-                "step": entry["step"],
-            }
-            values = {name: entry.get(key) for name, key in KEPT.items()}
-            for key, value in entry.items():
-                if key.startswith("rewards/") and key.endswith("/mean"):
-                    values[key.split("/")[1]] = value
-            rows.append(row | {name: results.short(v) for name, v in values.items()})
-    return rows
+    """One row a run and step: what GRPO logged."""
+    return [
+        {"experiment": run.experiment, "seed": run.seed} | results.logged(entry)
+        for run, _, last in finals()
+        for entry in last["metrics"]["log_history"]
+    ]
 
 
 def pass_rows() -> list[dict]:

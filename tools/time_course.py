@@ -22,7 +22,7 @@ import nbtools
 import results
 import run_course
 
-KEY = ("machine", "profile", "start", "notebook")
+KEY = ("machine", "profile", "model", "start", "notebook")
 
 
 def main() -> None:
@@ -61,11 +61,11 @@ def run(home: Path, seconds: dict[str, float]) -> None:
 
 def rows_of(home: Path, seconds: dict[str, float]) -> list[dict]:
     """A row a notebook, by what the long steps' manifests say of the machine."""
-    _, usage = gpu_results.collect(home)
+    usage = gpu_results.collect(home).usage
     if not usage:
         return []
     last = usage[-1]
-    shared = {key: last[key] for key in ("machine", "profile")}
+    shared = {key: last[key] for key in ("machine", "profile", "model")}
     rows = [shared | {"notebook": n, "seconds": s} for n, s in seconds.items()]
     for row in rows:
         if row["notebook"].startswith("05"):
