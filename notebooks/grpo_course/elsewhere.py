@@ -71,7 +71,10 @@ def complete(readings, prompts, options):
     readings: {name: (loader, folder, base_model, dtype, quantization)}; one model at a
     time is held.
     """
+    import gc
     import time
+
+    import torch
 
     from grpo_course.evaluation import generate
 
@@ -83,6 +86,8 @@ def complete(readings, prompts, options):
         seconds = time.perf_counter() - begun
         found[name] = completions, next_logits(model, tokenizer, prompts[-1]), seconds
         del model
+        gc.collect()
+        torch.cuda.empty_cache()  # or the next model would not fit beside this one
     return found
 
 # %% ../06_export.ipynb #cell-63
