@@ -185,7 +185,7 @@ PROFILES = {
             min_gpu_gib=14,
             model_name="Qwen/Qwen3-1.7B",
             dtype="float16",
-            gpu_memory_utilization=0.5,
+            gpu_memory_utilization=0.65,
             max_seq_length=1536,
             max_completion_length=768,
             grpo_batch_size=2,
@@ -196,13 +196,12 @@ PROFILES = {
             description="24 GB, the 4B model. Memory and speed measured, accuracy not.",
             min_gpu_gib=20,
             model_name="Qwen/Qwen3-4B",
-            gpu_memory_utilization=0.55,
+            gpu_memory_utilization=0.7,
         ),
         Profile(
             name="a100-40",
             description="40 GB, the 8B model. Memory and speed measured, accuracy not.",
             min_gpu_gib=36,
-            gpu_memory_utilization=0.6,
         ),
         Profile(
             name="a100",
