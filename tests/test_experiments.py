@@ -262,7 +262,8 @@ def test_pictures_and_the_readmes_table_are_made_of_the_tables(place, monkeypatc
         if run.plan.makes:
             write_stage(run, run.plan.makes, log_history=log)
     tool.collect()
-    on_a_gpu = {"machine": "A GPU", "profile": "a100", "model": "A model", "seed": 1}
+    on_a_gpu = {"machine": "A GPU", "profile": "a100", "seed": 1}
+    on_a_gpu |= {"model": draw_results.REAL_MODEL}
     curve = [on_a_gpu | {"step": step, "right": 0.5} for step in (1, 2)]
     scores = {"n": 9, "accuracy": 0.5, "ci_low": 0.4, "ci_high": 0.6, "sampled": 0.4}
     stages = [on_a_gpu | scores | {"stage": stage} for stage in ("base", "sft", "grpo")]

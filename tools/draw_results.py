@@ -109,10 +109,13 @@ def draw_ablations(outcomes: pd.DataFrame):
     return fig
 
 
+REAL_MODEL = "Qwen2.5-Coder-1.5B-Instruct"  # the one that README and 05 speak of
+
+
 def real_run() -> tuple[pd.DataFrame, pd.DataFrame] | None:
-    """Stages and curve of the last run on a GPU that was not of the tiny model."""
+    """Stages and curve of the last run of REAL_MODEL; None if there is none."""
     rows = results.read_csv(gpu_results.CURVES)
-    rows = [row for row in rows if "tiny" not in row["model"]]
+    rows = [row for row in rows if row["model"] == REAL_MODEL]
     if not rows:
         return None
     tables = pd.DataFrame(results.read(gpu_results.ACCURACY)), pd.DataFrame(rows)
