@@ -290,46 +290,54 @@ def markdown(lines: list[tuple[str, ...]], numbers_from: int) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (heading, rule, *rows))
 
 
-CAPTIONS = {
+TABLES = {  # a title, the table, and what to know when reading it
     ACCURACY: (
+        "What the models could do",
         accuracy_as_markdown,
-        "What the models could do: greedily, and with completions sampled as GRPO "
-        "samples them. The last column counts problems, and p is that of McNemar's "
-        "exact test:",
+        "Greedily, and with completions sampled as GRPO samples them. The last column "
+        "counts problems, and p is that of McNemar's exact test.",
     ),
-    USAGE: (usage_as_markdown, "Time and memory of the long steps of such runs:"),
-    EXPORTS: (
-        exports_as_markdown,
-        "What notebook 06 proves: the exports, read by other software, set against the "
-        "adapter on the same problems (the speeds are those of one run):",
+    USAGE: (
+        "Time and memory of the long steps",
+        usage_as_markdown,
+        "Of runs of the notebooks. vLLM takes its share of the whole GPU.",
     ),
     COURSE: (
+        "Seconds of each notebook",
         course_as_markdown,
-        "Seconds of each notebook, its imports included: cold, and with the compilers' "
-        "caches of an earlier run:",
+        "With the imports; cold, and with the compilers' caches of an earlier run.",
+    ),
+    EXPORTS: (
+        "Exports, read by other software",
+        exports_as_markdown,
+        "The proof of notebook 06: each set against the adapter on the same problems. "
+        "The speeds are those of one run.",
     ),
     TIERS: (
+        "Does each profile fit its GPU?",
         tiers_as_markdown,
-        "Does each profile fit its GPU? A few steps with the longest rows and "
-        "completions, on a larger GPU held to the memory of the smaller one, whose "
-        "seconds these are not:",
+        "A few steps with the longest rows and completions, on a larger GPU held to "
+        "the memory of the smaller one, whose seconds these are not.",
     ),
     THROUGHPUT: (
+        "How fast is GRPO at 8B size?",
         throughput_as_markdown,
-        f"GRPO with {bench_grpo.TOKENS} tokens in each completion, held to an A100's "
+        f"With {bench_grpo.TOKENS} tokens in each completion, held to an A100's "
         f"{bench_grpo.A100_GIB:.0f} GiB. `8 x 8` are eight micro-batches of eight "
         "completions; the ideal counts nothing but reading the weights and the cache, "
-        "and multiplying:",
+        "and multiplying.",
     ),
 }
 
 
 def as_markdown() -> str:
-    """All tables that have rows, as the README has them."""
+    """All tables that have rows, as the README has them: folded but for the first."""
     parts = []
-    for path, (table, caption) in CAPTIONS.items():
+    for path, (title, table, caption) in TABLES.items():
         if rows := results.read(path):
-            parts += [caption, table(rows)]
+            how = "" if parts else " open"
+            heading = f"<details{how}>\n<summary>{title}</summary>"
+            parts += [heading, caption, table(rows), "</details>"]
     return "\n\n".join(parts) or "*Not measured yet.*"
 
 
