@@ -267,11 +267,13 @@ def test_pictures_and_the_readmes_table_are_made_of_the_tables(place, monkeypatc
     curve = [on_a_gpu | {"step": step, "right": 0.5} for step in (1, 2)]
     scores = {"n": 9, "accuracy": 0.5, "ci_low": 0.4, "ci_high": 0.6, "sampled": 0.4}
     stages = [on_a_gpu | scores | {"stage": stage} for stage in ("base", "sft", "grpo")]
-    results.save_csv(place / "curves.csv", curve)
-    results.save(place / "gpu.json", stages)
+    other = [row | {"seed": 2} for row in curve + stages]
+    results.save_csv(place / "curves.csv", [*other[:2], *curve])
+    results.save(place / "gpu.json", [*stages, *other[2:]])
     monkeypatch.setattr(draw_results.gpu_results, "CURVES", place / "curves.csv")
     monkeypatch.setattr(draw_results.gpu_results, "ACCURACY", place / "gpu.json")
     monkeypatch.setattr(draw_results, "IMAGES", place / "images")
+    assert [len(table) for table in draw_results.real_run()] == [3, 2]
     draw_results.main()
     pictures = sorted((place / "images").iterdir())
     assert len(pictures) == 4 and all(

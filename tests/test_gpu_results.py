@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import bench_grpo
 import gpu_results
 import time_course
 
@@ -107,6 +108,32 @@ def test_a_variant_that_failed_is_a_row_as_well():
     lines = table.splitlines()
     assert len({line.count("|") for line in lines}) == 1
     assert "why" in lines[-1]
+
+
+def test_a_failed_try_of_a_variant_goes_when_it_is_tried_again(tmp_path, monkeypatch):
+    output, tries = tmp_path / "table.json", []
+
+    def in_process(command, log, **names):
+        tries.append(names)
+        return names | ({"machine": "A GPU"} if tries[1:] else {"error": "why"})
+
+    monkeypatch.setattr(bench_grpo, "in_process", in_process)
+    command = ["bench_grpo.py", "ideal", "--model", "x", "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", command)
+    bench_grpo.main()
+    assert "why" in gpu_results.throughput_as_markdown(gpu_results.results.read(output))
+    bench_grpo.main()
+    assert gpu_results.results.read(output) == [
+        {"variant": "ideal", "machine": "A GPU"}
+    ]
+
+
+def test_a_run_held_to_less_memory_is_another_line():
+    row = {"machine": "A GPU", "profile": "a100", "model": "m", "start": "cold"}
+    row |= {"notebook": "01_model_loading", "seconds": 60.0}
+    held = row | {"gib_held": 22.0}
+    lines = gpu_results.course_as_markdown([row, held]).splitlines()
+    assert len(lines) == 4 and "held to 22 GiB" in lines[-1]
 
 
 def test_a_rate_is_a_share_of_what_its_own_gpu_could_do():

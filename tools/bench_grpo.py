@@ -6,8 +6,8 @@
 Each variant trains in a process of its own on the same GPU, held to the memory of an
 A100 with 80 GB, with completions forced to the same length, so that all do the same
 work per token. The first step compiles and is told apart; of the following ones the
-median counts. One row a variant, beside the ideal from the GPU's own memory bandwidth
-and matrix rate, measured here as well.
+median counts. One row a variant and machine, beside the ideal from the GPU's own
+memory bandwidth and matrix rate, measured here as well.
 """
 
 import argparse
@@ -70,8 +70,13 @@ def main() -> None:
         log = options.output.with_suffix(f".{name.replace(' ', '-')}.log")
         row = in_process(command, log, variant=name)
         print(json.dumps(row), flush=True)
-        table = results.merged(results.read(options.output), [row], KEY)
-        results.save(options.output, table)
+        table = [old for old in results.read(options.output) if not failed(old, name)]
+        results.save(options.output, results.merged(table, [row], KEY))
+
+
+def failed(row: dict, variant: str) -> bool:
+    """Is this the row of an earlier, failed try of a variant? It has no machine."""
+    return "error" in row and row["variant"] == variant
 
 
 def in_process(command: list, log: Path, **names: str) -> dict:

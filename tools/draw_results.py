@@ -114,18 +114,21 @@ REAL_MODEL = "Qwen2.5-Coder-1.5B-Instruct"  # the one that README and 05 speak o
 
 def real_run() -> tuple[pd.DataFrame, pd.DataFrame] | None:
     """Stages and curve of the last run of REAL_MODEL; None if there is none."""
-    rows = results.read_csv(gpu_results.CURVES)
-    rows = [row for row in rows if row["model"] == REAL_MODEL]
-    if not rows:
+    curves = results.read_csv(gpu_results.CURVES)
+    last = next((row for row in curves[::-1] if row["model"] == REAL_MODEL), None)
+    if last is None:
         return None
-    tables = pd.DataFrame(results.read(gpu_results.ACCURACY)), pd.DataFrame(rows)
-    run = tables[1].iloc[-1][["machine", "profile", "model"]]
-    table, curve = (t[(t[run.index] == run).all(axis=1)] for t in tables)
-    return table, curve
+
+    def run(row: dict) -> list[str]:
+        return [str(row.get(name) or "") for name in gpu_results.RUN]
+
+    tables = results.read(gpu_results.ACCURACY), curves
+    table, curve = ([r for r in rows if run(r) == run(last)] for rows in tables)
+    return pd.DataFrame(table), pd.DataFrame(curve)
 
 
 def draw_real_run(table: pd.DataFrame, curve: pd.DataFrame):
-    """Accuracy after each stage (sampled: a cross) and GRPO's right ones: a figure."""
+    """Accuracy after each stage, and the share of right rollouts at each step."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
     draw_stages(left, table)
     places = [list(STAGE_COLOURS).index(stage) for stage in table["stage"]]

@@ -8,8 +8,8 @@ Rows are kept in results/gpu.json (a row a stage), results/gpu-usage.json (a row
 step: time and memory), results/gpu-curves.csv (a row a step of GRPO),
 results/gpu-exports.json (a row a way to read an export), and, from tools of their own,
 results/gpu-course.json (time_course.py), results/gpu-tiers.json (measure_tiers.py) and
-results/gpu-throughput.json (bench_grpo.py). New rows replace those of the same machine,
-profile, model and step.
+results/gpu-throughput.json (bench_grpo.py). What `add` writes replaces the rows of the
+same run: machine, profile, model, seed, and memory held to.
 """
 
 import argparse
@@ -178,10 +178,7 @@ def usage_as_markdown(table: list[dict]) -> str:
     lines = [("machine", "profile", "model", "step", "minutes", "GiB at the peak")]
     lines[0] += ("start to first step (s)", "seconds a step", "tokens a second")
     for row in table:
-        machine = row["machine"]
-        if row.get("gib_held"):
-            machine += f", held to {row['gib_held']:g} GiB"
-        line = (machine, row["profile"], row["model"], row["step"])
+        line = (machine(row), row["profile"], row["model"], row["step"])
         line += (f"{row['minutes']:.1f}", f"{row['gib_peak']:.1f}")
         line += (cell(row, "to_first_step_s", ".0f"), cell(row, "step_s", ".2f"))
         lines.append((*line, cell(row, "tokens_per_s", ",.0f")))
@@ -189,19 +186,20 @@ def usage_as_markdown(table: list[dict]) -> str:
 
 
 def course_as_markdown(table: list[dict]) -> str:
-    """What time_course.py measured: a line a run."""
+    """Seconds of each notebook: a line a run."""
     runs: dict[tuple, list[dict]] = {}
     heading = ("machine", "profile", "model", "start")
     for row in table:
+        row = row | {"machine": machine(row)}
         runs.setdefault(tuple(row[name] for name in heading), []).append(row)
     numbers = sorted({row["notebook"][:2] for row in table})
-    lines = [(*heading, *numbers, "all six")]
+    lines = [(*heading, *numbers, "01 to 06")]
     lines[0] += ("start of 05 to first step",)
     for names, rows in runs.items():
         seconds = {row["notebook"][:2]: row["seconds"] for row in rows}
         line = (*names, *(cell(seconds, number, ".0f") for number in numbers))
         first = next((row for row in rows if "to_first_step_s" in row), {})
-        total = {"s": sum(seconds.values())} if len(seconds) == len(numbers) else {}
+        total = {"s": sum(seconds.values())} if len(seconds) == 6 else {}
         line += (cell(total, "s", ".0f"), cell(first, "to_first_step_s", ".0f"))
         lines.append(line)
     return markdown(lines, numbers_from=4)
@@ -242,7 +240,7 @@ def throughput_as_markdown(table: list[dict]) -> str:
     lines[0] += ("of it generating", "tokens a second", "of the ideal")
     lines[0] += ("GiB at the peak", "first step (s)")
     names = ("bandwidth_tb_per_s", "rate_tflop_per_s")
-    ideals = [row for row in table if row["variant"] == "ideal"]
+    ideals = [row for row in table if row["variant"] == "ideal" and "error" not in row]
     limits = {row["machine"]: {name: row[name] for name in names} for row in ideals}
     for row in table:
         line = (row["variant"], row.get("machine", ""))
@@ -277,6 +275,12 @@ def chosen(table: list[dict]) -> str:
     return ""
 
 
+def machine(row: dict) -> str:
+    """The machine of a row, and how much of its memory there was, if not all."""
+    held = row.get("gib_held")
+    return row["machine"] + (f", held to {held:g} GiB" if held else "")
+
+
 def cell(row: dict, name: str, pattern: str) -> str:
     """One cell; "-" where nothing was measured."""
     return "-" if row.get(name) is None else format(row[name], pattern)
@@ -300,7 +304,8 @@ TABLES = {  # a title, the table, and what to know when reading it
     USAGE: (
         "Time and memory of the long steps",
         usage_as_markdown,
-        "Of runs of the notebooks. vLLM takes its share of the whole GPU.",
+        "Of runs of the notebooks. vLLM takes its share of the whole GPU, or of what "
+        "it is held to, however small the model.",
     ),
     COURSE: (
         "Seconds of each notebook",
@@ -310,8 +315,10 @@ TABLES = {  # a title, the table, and what to know when reading it
     EXPORTS: (
         "Exports, read by other software",
         exports_as_markdown,
-        "The proof of notebook 06: each set against the adapter on the same problems. "
-        "The speeds are those of one run.",
+        "The proof of notebook 06: each set against the adapter as it is in that "
+        "notebook, on a hundred held-out problems and one more question (the accuracy "
+        "is of the hundred). Where vLLM is not named, transformers and PEFT read the "
+        "export, in a fresh process. The speeds are those of one run.",
     ),
     TIERS: (
         "Does each profile fit its GPU?",

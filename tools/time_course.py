@@ -22,7 +22,7 @@ import nbtools
 import results
 import run_course
 
-KEY = ("machine", "profile", "model", "start", "notebook")
+KEY = ("machine", "profile", "model", "gib_held", "start", "notebook")
 
 
 def main() -> None:
@@ -65,7 +65,7 @@ def rows_of(home: Path, seconds: dict[str, float]) -> list[dict]:
     if not usage:
         return []
     last = usage[-1]
-    shared = {key: last[key] for key in ("machine", "profile", "model")}
+    shared = {key: last[key] for key in ("machine", "profile", "model", "gib_held")}
     rows = [shared | {"notebook": n, "seconds": s} for n, s in seconds.items()]
     for row in rows:
         if row["notebook"].startswith("05"):

@@ -180,8 +180,8 @@ PROFILES = {
         ),
         Profile(
             name="t4",
-            description="16 GB without bfloat16 (Colab, Kaggle). Memory and speed "
-            "measured, accuracy not.",
+            description="16 GB without bfloat16 (Colab, Kaggle). Memory measured on a "
+            "larger GPU; speed and accuracy not.",
             min_gpu_gib=14,
             model_name="Qwen/Qwen3-1.7B",
             dtype="float16",
@@ -193,27 +193,30 @@ PROFILES = {
         ),
         Profile(
             name="l4",
-            description="24 GB, the 4B model. Memory and speed measured, accuracy not.",
+            description="24 GB, the 4B model. Memory measured on a larger GPU; speed "
+            "and accuracy not.",
             min_gpu_gib=20,
             model_name="Qwen/Qwen3-4B",
-            gpu_memory_utilization=0.7,
         ),
         Profile(
             name="a100-40",
-            description="40 GB, the 8B model. Memory and speed measured, accuracy not.",
+            description="40 GB, the 8B model. Memory measured on a larger GPU; speed "
+            "and accuracy not.",
             min_gpu_gib=36,
         ),
         Profile(
             name="a100",
             description="80 GB, the course's own: the tutorial's rates, with groups of "
-            "8 and 64 completions a step. Memory and speed measured, accuracy not.",
+            "8 and 64 completions a step. Memory and speed measured on an H100; "
+            "accuracy not.",
             min_gpu_gib=70,
             grpo_batch_size=8,
         ),
         Profile(
             name="a100-tutorial",
             description="80 GB, the values of the tutorial this course grew from. What "
-            "it leaves unsaid is TRL's default of today. Speed measured, accuracy not.",
+            "it leaves unsaid is TRL's default of today. Speed measured on an H100; "
+            "accuracy not.",
             min_gpu_gib=70,
             num_generations=4,
             grpo_batch_size=4,  # it says 1, which Unsloth raises to a whole group
