@@ -83,8 +83,8 @@ def test_a_new_row_replaces_only_that_of_the_same_run(tmp_path):
     table = tmp_path / "table.json"
     first = {"machine": "A GPU", "model": "m", "step": "sft", "minutes": 1.0}
     other = first | {"machine": "Another GPU"}
-    gpu_results.merge(table, [first, other], gpu_results.KEY)
-    gpu_results.merge(table, [first | {"minutes": 2.0}], gpu_results.KEY)
+    gpu_results.results.add(table, [first, other], gpu_results.KEY)
+    gpu_results.results.add(table, [first | {"minutes": 2.0}], gpu_results.KEY)
     rows = gpu_results.results.read(table)
     assert sorted(row["minutes"] for row in rows) == [1.0, 2.0]
 

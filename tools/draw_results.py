@@ -1,5 +1,7 @@
 """Draw the pictures in images/ from the tables in results/: `make results`."""
 
+from functools import partial
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -118,10 +120,7 @@ def real_run() -> tuple[pd.DataFrame, pd.DataFrame] | None:
     last = next((row for row in curves[::-1] if row["model"] == REAL_MODEL), None)
     if last is None:
         return None
-
-    def run(row: dict) -> list[str]:
-        return [str(row.get(name) or "") for name in gpu_results.RUN]
-
+    run = partial(results.key_of, names=gpu_results.RUN)
     tables = results.read(gpu_results.ACCURACY), curves
     table, curve = ([r for r in rows if run(r) == run(last)] for rows in tables)
     return pd.DataFrame(table), pd.DataFrame(curve)

@@ -53,9 +53,9 @@ def main() -> None:
     rows = collect(stages.home(), options.name)
     if not rows.usage:
         sys.exit(f"{stages.home()} has no finished stage sft or grpo of a GPU profile.")
-    merge(ACCURACY, rows.accuracy, KEY)
-    merge(USAGE, rows.usage, KEY)
-    merge(EXPORTS, rows.exports, RUN)
+    results.add(ACCURACY, rows.accuracy, KEY)
+    results.add(USAGE, rows.usage, KEY)
+    results.add(EXPORTS, rows.exports, RUN)
     curves = results.merged(results.read_csv(CURVES), rows.curve, RUN)
     results.save_csv(CURVES, curves)
     write_readme(results.ROOT / "README.md")
@@ -93,8 +93,7 @@ def collect(home: Path, label: str | None = None) -> Rows:
     more = outcomes(home)
     accuracy = [row | more[row["stage"]] | shared for row in results.rows(home)]
     log = _manifest(home, "grpo").get("metrics", {}).get("log_history", [])
-    held = {"gib_held": shared["gib_held"] or ""}  # as it is read from a CSV file
-    curve = [shared | held | results.logged(e) for e in log if "reward" in e]
+    curve = [shared | results.logged(entry) for entry in log if "reward" in entry]
     proof = _manifest(home, "export").get("metrics", {}).get("exports", [])
     return Rows(accuracy, usage, curve, [shared | row for row in proof])
 
@@ -148,12 +147,6 @@ def speed(manifest: dict, took: dict) -> dict:
     return found
 
 
-def merge(path: Path, rows: list[dict], key: tuple[str, ...]) -> None:
-    """Add rows to a table; those with the same key are replaced."""
-    path.parent.mkdir(exist_ok=True)
-    results.save(path, results.merged(results.read(path), rows, key))
-
-
 # --- Tables ---------------------------------------------------------------------------
 
 
@@ -199,8 +192,8 @@ def course_as_markdown(table: list[dict]) -> str:
         seconds = {row["notebook"][:2]: row["seconds"] for row in rows}
         line = (*names, *(cell(seconds, number, ".0f") for number in numbers))
         first = next((row for row in rows if "to_first_step_s" in row), {})
-        total = {"s": sum(seconds.values())} if len(seconds) == 6 else {}
-        line += (cell(total, "s", ".0f"), cell(first, "to_first_step_s", ".0f"))
+        together = f"{sum(seconds.values()):.0f}" if len(seconds) == 6 else "-"
+        line += (together, cell(first, "to_first_step_s", ".0f"))
         lines.append(line)
     return markdown(lines, numbers_from=4)
 
@@ -266,9 +259,9 @@ def chosen(table: list[dict]) -> str:
         (row.get("machine"), row["variant"]): row.get("tokens_per_s") for row in table
     }
     batch = f"{bench_grpo.A100.grpo_batch_size} x {bench_grpo.A100.grpo_grad_accum}"
-    for machine in {row.get("machine"): None for row in table}:
-        ours = rates.get((machine, f"unsloth {batch}"))
-        tutorial = rates.get((machine, "tutorial"))
+    for gpu in dict.fromkeys(row.get("machine") for row in table):
+        ours = rates.get((gpu, f"unsloth {batch}"))
+        tutorial = rates.get((gpu, "tutorial"))
         if ours and tutorial:
             times = f"{ours / tutorial:.1f} times the tutorial's tokens a second"
             return f"\n\nThe profile `a100` takes {batch}: {times}."

@@ -55,8 +55,7 @@ def main() -> None:
         log = options.output.with_suffix(f".{tier}.log")
         found = bench_grpo.in_process(command, log, profile=tier, step="load")
         rows = found if isinstance(found, list) else [found]
-        table = results.merged(results.read(options.output), rows, ("profile",))
-        results.save(options.output, table)
+        results.add(options.output, rows, ("profile",))
         print(*map(json.dumps, rows), sep="\n", flush=True)
 
 

@@ -161,14 +161,25 @@ def read_csv(path: Path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
+def key_of(row: dict, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The values of a row that tell it from others, as text, as a CSV file has them.
+
+    What the row has not, or has as None, is "".
+    """
+    values = (row.get(name) for name in names)
+    return tuple("" if value is None else str(value) for value in values)
+
+
 def merged(table: list[dict], rows: list[dict], key: tuple[str, ...]) -> list[dict]:
     """`table` with `rows` added; they replace all rows with an equal key."""
+    new = {key_of(row, key) for row in rows}
+    return [row for row in table if key_of(row, key) not in new] + rows
 
-    def names(row: dict) -> tuple[str, ...]:
-        return tuple(str(row.get(name)) for name in key)
 
-    new = set(map(names, rows))
-    return [row for row in table if names(row) not in new] + rows
+def add(path: Path, rows: list[dict], key: tuple[str, ...]) -> None:
+    """Merge rows into the table in a file, which need not be there yet."""
+    path.parent.mkdir(exist_ok=True)
+    save(path, merged(read(path), rows, key))
 
 
 def save(path: Path, table: list[dict]) -> None:

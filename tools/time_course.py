@@ -41,8 +41,7 @@ def main() -> None:
             run(home, seconds)
         finally:  # if a notebook failed, what the others took is kept
             rows = [row | {"start": start} for row in rows_of(home, seconds)]
-            table = results.merged(results.read(options.output), rows, KEY)
-            results.save(options.output, table)
+            results.add(options.output, rows, KEY)
 
 
 def run(home: Path, seconds: dict[str, float]) -> None:
