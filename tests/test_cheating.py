@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_course import arithmetic, checks, evaluation, rewards
+from grpo_course import rewards
+from grpo_course.gauges import evaluation
+from grpo_course.ground import arithmetic, checks
 
 TAIL = "<end_working_out><SOLUTION>{}</SOLUTION>"
 ONE_LINE = "74-33+62+18=120." + TAIL.format(120)

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 import run_course
-from grpo_course import evaluation, stages
+from grpo_course.gauges import evaluation
+from grpo_course.ground import stages
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = {

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_course import evaluation
-from grpo_course.checks import REPO
-from grpo_course.evaluation import Completion, paired_p_value, wilson_interval
+from grpo_course.gauges import evaluation
+from grpo_course.gauges.evaluation import Completion, paired_p_value, wilson_interval
+from grpo_course.ground.checks import REPO
+from grpo_course.ground.profiles import PROFILES
 from grpo_course.grpo_data import as_prompt
-from grpo_course.profiles import PROFILES
 from grpo_course.template import apply_template
 
 FEW = settings(deadline=None, derandomize=True, database=None)

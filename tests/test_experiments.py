@@ -13,7 +13,8 @@ import pytest
 import draw_results
 import results
 import run_experiments as tool
-from grpo_course import arithmetic, data, evaluation, profiles
+from grpo_course.gauges import evaluation
+from grpo_course.ground import arithmetic, data, profiles
 
 COURSE = tool.Run("course", 1)
 RANDOM = tool.Run("random", 1)

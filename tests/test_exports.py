@@ -8,8 +8,8 @@ from collections import namedtuple
 
 import pytest
 
-from grpo_course import checks, exports, files, stages
-from grpo_course.exports import ExportError
+from grpo_course.ground import checks, exports, files, stages
+from grpo_course.ground.exports import ExportError
 
 PARENT = stages.Stage("grpo", None, {"digest": "a" * 64})
 OTHER = stages.Stage("grpo", None, {"digest": "b" * 64})

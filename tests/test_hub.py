@@ -6,9 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from grpo_course import exports, hub
-from grpo_course.exports import ExportError
-from grpo_course.profiles import PROFILES
+from grpo_course.gauges import hub
+from grpo_course.ground import exports
+from grpo_course.ground.exports import ExportError
+from grpo_course.ground.profiles import PROFILES
 
 TOKEN = "hf_not-a-real-token"
 SUMMARY = {"n": 300, "accuracy": 0.2, "ci_low": 0.159, "ci_high": 0.249}

@@ -18,14 +18,14 @@ import yaml
 import check_notebooks
 import nbtools
 import write_setup_cells
-from grpo_course import platforms
+from grpo_course.ground import platforms
 
 ROOT = nbtools.ROOT
 SECRET = "hf_not_a_real_one"
 T4 = "Tesla T4, 580.82.07, 7.5"
 FILES = ("pyproject.toml", "requirements.in", "requirements.txt")
 FILES += ("requirements-cpu.in", "requirements-cpu.txt")
-FILES += ("notebooks/grpo_course/platforms.py",)
+FILES += ("notebooks/grpo_course/ground/platforms.py",)
 
 # Stands in for pip: notes how it was called, and writes what an installation leaves.
 PIP = """
@@ -505,7 +505,7 @@ def test_data_is_asked_for_at_the_mirror(tmp_path):
 
     server = HTTPServer(("127.0.0.1", 0), Mirror)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    code = "from grpo_course import data\n"
+    code = "from grpo_course.ground import data\n"
     code += "try:\n    data.load_rows('someone/something:train', 'grpo')\n"
     code += "except data.DataError:\n    pass"
     environment = os.environ | {

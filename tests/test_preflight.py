@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import make_random_model
-from grpo_course import caches, checks, preflight, profiles
+from grpo_course.ground import caches, checks, preflight, profiles
 
 CPU = profiles.PROFILES["cpu"]
 STEPS = sorted(preflight.LOWER)

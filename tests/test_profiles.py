@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo_course import checks, profiles
-from grpo_course.checks import Hardware
-from grpo_course.profiles import PROFILES, Profile, ProfileError, load_profile
+from grpo_course.ground import checks, profiles
+from grpo_course.ground.checks import Hardware
+from grpo_course.ground.profiles import PROFILES, Profile, ProfileError, load_profile
 
 CPU = Hardware()
 T4 = Hardware(14.6, bf16=False, vllm=True)
@@ -369,7 +369,7 @@ def test_the_table_shows_every_field_and_its_variable():
 
 def test_importing_profiles_and_stages_loads_no_heavy_library():
     code = (
-        "import sys; from grpo_course import profiles, stages; "
+        "import sys; from grpo_course.ground import profiles, stages; "
         "heavy = {'torch', 'transformers', 'trl', 'peft', 'unsloth', 'pandas'}; "
         "sys.exit(bool(heavy & set(sys.modules)))"
     )

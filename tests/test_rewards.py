@@ -15,7 +15,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from grpo_course import equivalence, rewards
+from grpo_course import rewards
+from grpo_course.ground import equivalence
 from grpo_course.template import (
     REASONING_END,
     REASONING_START,
@@ -402,7 +403,7 @@ def test_a_lost_helper_process_is_replaced(how, monkeypatch):
 
 FORK = """
 import os
-from grpo_course.equivalence import equivalent
+from grpo_course.ground.equivalence import equivalent
 assert equivalent("1+1", "2")
 child = os.fork()
 if child == 0:

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_course import data, grpo_data, sft_data
-from grpo_course.checks import REPO
-from grpo_course.profiles import PROFILES
+from grpo_course import grpo_data, sft_data
+from grpo_course.ground import data
+from grpo_course.ground.checks import REPO
+from grpo_course.ground.profiles import PROFILES
 from grpo_course.rewards import parse_number
 from grpo_course.template import apply_template
 

@@ -32,9 +32,9 @@ from test_stages import (  # noqa: F401
     visible,
 )
 
-from grpo_course import exports, files, stages
-from grpo_course.profiles import PROFILES
-from grpo_course.stages import NOTEBOOKS, StageError
+from grpo_course.ground import exports, files, stages
+from grpo_course.ground.profiles import PROFILES
+from grpo_course.ground.stages import NOTEBOOKS, StageError
 
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link"}
 NEEDS_ROOM = {"os.mkdir"}  # of them, what a full disk refuses; and opening a new file

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo_course import health
-from grpo_course.profiles import PROFILES
+from grpo_course.gauges import health
+from grpo_course.ground.profiles import PROFILES
 
 CURVES = Path(__file__).parents[1] / "results" / "curves.csv"
 CPU = PROFILES["cpu"]
@@ -123,7 +123,7 @@ def train():
     """Train the tiny model badly in many ways; print what came of each, as JSON."""
     from dataclasses import replace
 
-    from grpo_course.quiet import quiet
+    from grpo_course.ground.quiet import quiet
 
     with quiet():
         import unsloth  # noqa: F401
@@ -132,9 +132,10 @@ def train():
     from datasets import Dataset
     from transformers import TrainerCallback
 
-    from grpo_course import arithmetic, model, stages
+    from grpo_course import model
+    from grpo_course.gauges.health import TrainingStopped, health_callback
+    from grpo_course.ground import arithmetic, stages
     from grpo_course.grpo_data import as_prompt
-    from grpo_course.health import TrainingStopped, health_callback
     from grpo_course.template import apply_template
 
     folder = Path(sys.argv[1])

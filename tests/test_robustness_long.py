@@ -21,7 +21,7 @@ def train(folder: Path, steps: int) -> dict:
     """Train, and measure after each step: resident memory and disk use, in MiB."""
     from dataclasses import replace
 
-    from grpo_course.quiet import quiet
+    from grpo_course.ground.quiet import quiet
 
     with quiet():
         import unsloth  # noqa: F401
@@ -30,12 +30,13 @@ def train(folder: Path, steps: int) -> dict:
     from datasets import Dataset
     from transformers import TrainerCallback
 
-    from grpo_course import arithmetic, model, rewards
+    from grpo_course import model, rewards
+    from grpo_course.gauges.health import health_callback
+    from grpo_course.gauges.tracking import tracking_callbacks
+    from grpo_course.ground import arithmetic
+    from grpo_course.ground.profiles import PROFILES
     from grpo_course.grpo_data import as_problem
-    from grpo_course.health import health_callback
-    from grpo_course.profiles import PROFILES
     from grpo_course.template import apply_template
-    from grpo_course.tracking import tracking_callbacks
 
     os.environ["COURSE_HOME"] = str(folder)
     profile = replace(PROFILES["cpu"], track="local")

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_course import equivalence, rewards
+from grpo_course import rewards
+from grpo_course.ground import equivalence
 from make_adversarial_completions import CLOSE, OPEN, TAGS, attacks
 
 COUNT = 20_000

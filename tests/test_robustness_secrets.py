@@ -8,8 +8,8 @@ import nbformat
 import pytest
 
 import nbtools
-from grpo_course import stages
-from grpo_course.profiles import PROFILES
+from grpo_course.ground import stages
+from grpo_course.ground.profiles import PROFILES
 
 ROOT = nbtools.ROOT
 PLANTED = {

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig, AutoTokenizer
 
-from grpo_course import elsewhere, llama_cpp, template
+from grpo_course import elsewhere, template
+from grpo_course.ground import llama_cpp
+from grpo_course.ground.llama_cpp import LlamaCppError
 from grpo_course.grpo_data import as_prompt
-from grpo_course.llama_cpp import LlamaCppError
 from grpo_course.template import apply_template
 
 TINY = Path(__file__).parents[1] / "models" / "tiny-qwen3"

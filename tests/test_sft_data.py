@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_course import data, sft_data
-from grpo_course.checks import REPO
+from grpo_course import sft_data
+from grpo_course.ground import data
+from grpo_course.ground.checks import REPO
 from grpo_course.rewards import extract_solution
 from grpo_course.template import REASONING_START, SYSTEM_PROMPT, apply_template
 

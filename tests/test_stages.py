@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from grpo_course import files, stages
-from grpo_course.profiles import PROFILES
-from grpo_course.stages import NOTEBOOKS, ORDER, StageError
+from grpo_course.ground import files, stages
+from grpo_course.ground.profiles import PROFILES
+from grpo_course.ground.stages import NOTEBOOKS, ORDER, StageError
 
 SLOW = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -678,7 +678,7 @@ def test_a_second_process_may_not_train_in_the_same_folder(tmp_path):
     checkpoint(tmp_path, 20)
     newest = stages.latest_checkpoint(tmp_path)
     assert newest == stages.latest_checkpoint(tmp_path)  # the same process may
-    code = "import sys; from grpo_course import stages\n"
+    code = "import sys; from grpo_course.ground import stages\n"
     code += "print(stages.latest_checkpoint(sys.argv[1]))"
 
     def ask():

@@ -8,7 +8,7 @@ from importlib.resources import files
 
 import pytest
 
-from grpo_course import checks, profiles
+from grpo_course.ground import checks, profiles
 
 CODE = """
 import json, sys

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_course import arithmetic, data, evaluation
-from grpo_course.checks import REPO
+from grpo_course.gauges import evaluation
+from grpo_course.ground import arithmetic, data
+from grpo_course.ground.checks import REPO
 from grpo_course.sft_data import is_numeric_answer
 
 FOLDER = REPO / "models" / "tiny-qwen3"

@@ -21,7 +21,7 @@ import nbtools
 import results
 import run_course
 import setup_env
-from grpo_course import profiles
+from grpo_course.ground import profiles
 
 TOOLS = Path(setup_env.__file__).parent
 

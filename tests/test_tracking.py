@@ -12,10 +12,11 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from grpo_course import keys, tracking
-from grpo_course.profiles import PROFILES
-from grpo_course.quiet import without_lines
-from grpo_course.tracking import finish_tracking, sparkline, tracking_callbacks
+from grpo_course.gauges import tracking
+from grpo_course.gauges.tracking import finish_tracking, sparkline, tracking_callbacks
+from grpo_course.ground import keys
+from grpo_course.ground.profiles import PROFILES
+from grpo_course.ground.quiet import without_lines
 
 CPU = PROFILES["cpu"]
 WRONG_KEY = "swan-key-that-nobody-must-see"
@@ -249,7 +250,7 @@ SCRIPT = """
     from types import SimpleNamespace
 
     import test_tracking as helpers
-    from grpo_course.tracking import finish_tracking
+    from grpo_course.gauges.tracking import finish_tracking
 
     track = sys.argv[2] if len(sys.argv) > 2 else "local"
     profile = replace(helpers.CPU, track=track)

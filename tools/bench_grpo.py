@@ -27,7 +27,7 @@ import results
 
 sys.path.insert(0, str(results.ROOT / "notebooks"))
 
-from grpo_course.profiles import PROFILES  # noqa: E402
+from grpo_course.ground.profiles import PROFILES  # noqa: E402
 
 A100 = PROFILES["a100"]
 A100_GIB = 79.1  # that torch sees on an A100 or H100 with 80 GB
@@ -124,7 +124,7 @@ def run_grpo(model: dict, tokenizer, tokens: int, steps: int, **settings) -> dic
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
-    from grpo_course import data, preflight
+    from grpo_course.ground import data, preflight
     from grpo_course.grpo_data import as_prompt
     from grpo_course.template import apply_template
 
@@ -235,8 +235,8 @@ def load_trl(model_name: str):
     from peft import LoraConfig
     from transformers import AutoTokenizer
 
+    from grpo_course.ground.preflight import vllm_share
     from grpo_course.model import TARGET_MODULES
-    from grpo_course.preflight import vllm_share
 
     held = replace(A100, gpu_gib=A100_GIB, gpu_memory_utilization=0.35)
     adapter = LoraConfig(
@@ -256,7 +256,7 @@ def ideal(model_name: str) -> dict:
     """A step of 32 completions if nothing but the GPU's own limits counted."""
     from transformers import AutoConfig
 
-    from grpo_course import preflight
+    from grpo_course.ground import preflight
 
     config = AutoConfig.from_pretrained(model_name).to_dict()
     limits = {

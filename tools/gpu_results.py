@@ -26,7 +26,8 @@ from make_random_model import QWEN3_8B
 
 sys.path.insert(0, str(nbtools.FOLDER))
 
-from grpo_course import evaluation, stages  # noqa: E402
+from grpo_course.gauges import evaluation  # noqa: E402
+from grpo_course.ground import stages  # noqa: E402
 
 ACCURACY = results.ROOT / "results" / "gpu.json"
 USAGE = results.ROOT / "results" / "gpu-usage.json"

@@ -23,8 +23,8 @@ from pathlib import Path
 import bench_grpo
 import make_random_model
 import results
-from grpo_course import preflight
-from grpo_course.profiles import PROFILES
+from grpo_course.ground import preflight
+from grpo_course.ground.profiles import PROFILES
 
 # GiB that torch sees on such a GPU, and the size of the profile's model
 TIERS = {

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
 sys.path.insert(0, str(FOLDER))
 
-from grpo_course.caches import FOLDERS as CACHES  # noqa: E402
+from grpo_course.ground.caches import FOLDERS as CACHES  # noqa: E402
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 SET_UP = "set-up"  # the tag of the cells for Colab and Kaggle, which are not run here

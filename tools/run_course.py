@@ -18,7 +18,7 @@ import results
 
 sys.path.insert(0, str(nbtools.FOLDER))
 
-from grpo_course import profiles, stages  # noqa: E402
+from grpo_course.ground import profiles, stages  # noqa: E402
 
 
 def main(numbers: Sequence[str] = ()) -> None:

@@ -31,7 +31,8 @@ import run_course
 
 sys.path.insert(0, str(nbtools.FOLDER))
 
-from grpo_course import data, evaluation, profiles, stages  # noqa: E402
+from grpo_course.gauges import evaluation  # noqa: E402
+from grpo_course.ground import data, profiles, stages  # noqa: E402
 
 HOME = stages.home() / "seeds"
 STAGE_OF = {name[:2]: stage for stage, name in stages.NOTEBOOKS.items()}

@@ -18,7 +18,7 @@ from PIL import Image, ImageChops
 
 import nbtools
 import watch
-from grpo_course import tracking
+from grpo_course.gauges import tracking
 
 IMAGES = nbtools.ROOT / "images"
 MAX_BYTES = 200_000

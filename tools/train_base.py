@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "notebooks"))
 
 import tiny_corpus  # noqa: E402
-from grpo_course import arithmetic, files  # noqa: E402
+from grpo_course.ground import arithmetic, files  # noqa: E402
 
 OUT = ROOT / "models" / "tiny-qwen3"
 SEED = 3407

@@ -16,7 +16,7 @@ import nbtools
 
 sys.path.insert(0, str(nbtools.FOLDER))
 
-from grpo_course import tracking  # noqa: E402
+from grpo_course.gauges import tracking  # noqa: E402
 
 HOST, PORT = "127.0.0.1", 5092
 

@@ -38,7 +38,7 @@ from pathlib import Path
 
 if {{"COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"}} & os.environ.keys():
     url, tag = "{repository}", "{reference}"
-    if not Path("grpo_course/platforms.py").exists():  # not in its folder yet
+    if not Path("grpo_course/ground/platforms.py").exists():  # not in its folder yet
         git = "git -C grpo-course"
         fetch = f"git init -q grpo-course && {{git}} fetch -q --depth 1 {{url}} {{tag}}"
         checkout = f"{{fetch}} && {{git}} checkout -q FETCH_HEAD"
@@ -46,7 +46,7 @@ if {{"COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"}} & os.environ.keys():
             sys.exit(f"{{url}} could not be fetched: is this session's internet on?")
         os.chdir("grpo-course/notebooks")
     sys.path.insert(0, os.getcwd())
-    runpy.run_path("grpo_course/platforms.py")["set_up"]()"""
+    runpy.run_path("grpo_course/ground/platforms.py")["set_up"]()"""
 
 
 def source_of(root: Path) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import os
 
-from .caches import keep_caches
+from .ground.caches import keep_caches
 
 # A thread that has to wait may spin only briefly before it sleeps: on a machine that
 # does something else as well, long spinning makes every training step two to four times

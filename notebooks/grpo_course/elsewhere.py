@@ -76,7 +76,7 @@ def complete(readings, prompts, options):
 
     import torch
 
-    from grpo_course.evaluation import generate
+    from grpo_course.ground.generate import generate
 
     found = {}
     for name, (loader, *arguments) in readings.items():
@@ -100,7 +100,7 @@ def complete_in_vllm(folder, lora_base, conversations, options, limits):
     import time
     from pathlib import Path
 
-    from grpo_course.evaluation import Completion
+    from grpo_course.ground.generate import Completion
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
 

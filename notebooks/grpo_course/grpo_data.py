@@ -6,7 +6,7 @@
 __all__ = ['extract_hash_answer', 'as_prompt', 'as_problem', 'held_out_problems', 'usable_problems']
 
 # %% ../05_grpo_training.ipynb #cell-18
-from .data import DataError, load_rows, question_key
+from .ground.data import DataError, load_rows, question_key
 from .rewards import parse_number
 from .template import SYSTEM_PROMPT
 

@@ -19,7 +19,7 @@ import re
 from fractions import Fraction
 from string import ascii_letters
 
-from .equivalence import equivalent
+from .ground.equivalence import equivalent
 from .template import REASONING_END, REASONING_START
 from .template import SOLUTION_END, SOLUTION_START
 

@@ -11,7 +11,7 @@ import math
 import re
 from numbers import Real
 
-from .data import DataError, question_key
+from .ground.data import DataError, question_key
 from .rewards import parse_number
 from .template import REASONING_END, REASONING_START
 from .template import SOLUTION_END, SOLUTION_START, SYSTEM_PROMPT

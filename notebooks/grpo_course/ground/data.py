@@ -187,7 +187,7 @@ def _sft_rows(rng: random.Random, seed: int) -> list[dict]:
                 "expected_answer": answer,
                 "problem": problem.question,
                 "generated_solution": f"<think>\n{thoughts}\n</think>\n",
-                "problem_source": "grpo_course.arithmetic",
+                "problem_source": "grpo_course.ground.arithmetic",
             }
         )
     return rows

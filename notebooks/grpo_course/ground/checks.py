@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from .keys import masked
 
-REPO = Path(__file__).resolve().parents[2]
+REPO = Path(__file__).resolve().parents[3]
 
 
 class ProfileError(ValueError):

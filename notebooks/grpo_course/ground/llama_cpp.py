@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .evaluation import Completion
+from .generate import Completion
 
 PROGRAMS = ("llama-quantize", "llama-server")
 CONVERTER = "convert_hf_to_gguf.py"

@@ -18,9 +18,9 @@ from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
 
-from . import stages
-from .files import remove
-from .keys import secret, without_secrets
+from ..ground import stages
+from ..ground.files import remove
+from ..ground.keys import secret, without_secrets
 
 PROJECT = "grpo-course"
 MODES = {"local": "local", "offline": "offline", "cloud": "online"}

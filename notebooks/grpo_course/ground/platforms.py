@@ -19,7 +19,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-REPO = Path(__file__).resolve().parents[2]
+REPO = Path(__file__).resolve().parents[3]
 FILES = {"gpu": "requirements.txt", "cpu": "requirements-cpu.txt"}
 PYTHONS = {"gpu": ((3, 12), (3, 14)), "cpu": ((3, 11), (3, 14))}
 CPU_TORCH_INDEX = "https://download.pytorch.org/whl/cpu"

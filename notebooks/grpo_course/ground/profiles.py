@@ -12,7 +12,7 @@ another, or to change one value, set an environment variable before Jupyter star
 Paths are local when they begin with ".", "/" or "~" (or with "models/"), and relative
 ones start at the repository's root. Data is written in one of three ways:
 
-    embedded:sft                      generated here by grpo_course.arithmetic
+    embedded:sft                      generated here by grpo_course.ground.arithmetic
     owner/name:split                  a hub data set (or owner/name:config:split)
     ./my.jsonl                        a local file, one JSON object a line
 """

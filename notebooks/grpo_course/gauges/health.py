@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 from statistics import fmean, median, stdev
 
-from .stages import seal_checkpoint
+from ..ground.stages import seal_checkpoint
 
 # With fp16 the gradient scaler starts at 2**16 and halves at every overflow, skipping
 # that step. More than this many in a row would mean a scale below 1: no mere search.

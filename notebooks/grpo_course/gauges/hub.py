@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from .checks import local_path
-from .exports import RECORD, ExportError
-from .keys import secret, without_secrets
-from .stages import Stage
+from ..ground.checks import local_path
+from ..ground.exports import RECORD, ExportError
+from ..ground.keys import secret, without_secrets
+from ..ground.stages import Stage
 
 TOKEN = "HF_TOKEN"
 SHOWN = {  # of the settings of each stage, what a card says

@@ -1,0 +1,108 @@
+"""Let a model complete prompts: with vLLM where it has that, else with transformers."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What the model wrote after one prompt.
+
+    `tokens` counts its tokens, the closing eos included; `truncated` says that it ran
+    into the limit before it closed.
+    """
+
+    text: str
+    tokens: int
+    truncated: bool
+
+
+def generate(
+    model,
+    tokenizer,
+    prompts: list[str],
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    min_p: float = 0.0,
+    batch_size: int = 64,
+    seed: int = 3407,
+    adapter: str | None = None,
+) -> list[Completion]:
+    """Complete rendered prompts; greedy at temperature 0, in the prompts' order.
+
+    With vLLM (a model loaded with fast_inference=True) the adapter is read from the
+    folder `adapter`; without it, the model answers with the adapter it carries, and
+    `adapter` is not needed.
+    """
+    if hasattr(model, "vllm_engine"):
+        return _generate_vllm(
+            model, prompts, max_new_tokens, temperature, min_p, seed, adapter
+        )
+    import torch
+
+    torch.manual_seed(seed)
+    options = {"do_sample": False}
+    if temperature > 0:
+        options = {
+            "do_sample": True,
+            "temperature": temperature,
+            "min_p": min_p,
+            "top_k": 0,
+            "top_p": 1.0,
+        }
+    # Prompts of similar length share a batch: less padding.
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    done: dict[int, Completion] = {}
+    ends = model.generation_config.eos_token_id
+    ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+    was_training, side = model.training, tokenizer.padding_side
+    model.eval()
+    tokenizer.padding_side = "left"
+    try:
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            inputs = tokenizer(
+                [prompts[i] for i in batch],
+                return_tensors="pt",
+                padding=True,
+                add_special_tokens=False,
+            ).to(model.device)
+            with torch.inference_mode():
+                output = model.generate(
+                    **inputs, max_new_tokens=max_new_tokens, **options
+                )
+            new = output[:, inputs.input_ids.shape[1] :].tolist()
+            for i, ids in zip(batch, new, strict=True):
+                done[i] = _completion(tokenizer, ids, ends)
+    finally:
+        tokenizer.padding_side = side
+        model.train(was_training)
+    return [done[i] for i in range(len(prompts))]
+
+
+def _completion(tokenizer, ids: list[int], ends: set[int]) -> Completion:
+    last = next((i for i, token in enumerate(ids) if token in ends), None)
+    if last is not None:  # what follows is padding
+        ids = ids[: last + 1]
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    return Completion(text, len(ids), truncated=last is None)
+
+
+def _generate_vllm(model, prompts, max_new_tokens, temperature, min_p, seed, adapter):
+    from vllm import SamplingParams
+
+    # A seed for each request: with one for all, equal prompts get equal completions.
+    sampling = [
+        SamplingParams(
+            max_tokens=max_new_tokens, temperature=temperature, min_p=min_p, seed=number
+        )
+        for number in range(seed, seed + len(prompts))
+    ]
+    request = model.load_lora(adapter) if adapter else None
+    outputs = model.fast_generate(
+        prompts, sampling, lora_request=request, use_tqdm=False
+    )
+    return [
+        Completion(o.text, len(o.token_ids), o.finish_reason == "length")
+        for o in (output.outputs[0] for output in outputs)
+    ]
