@@ -10,7 +10,7 @@ help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 course: env  ## run notebooks 01 to 06 and show what the model learned
-	@$(RUN) tools/run_course.py
+	@$(RUN) -m tools.run.run_course
 
 lab: env  ## open the notebooks in JupyterLab
 	@cd notebooks && ../$(RUN) -m jupyterlab
@@ -21,30 +21,30 @@ test: env check  ## everything that CI runs
 check: env  ## lint, spelling, links, and whether notebooks and outputs belong together
 	@$(RUN) -m ruff check
 	@$(RUN) -m ruff format --check
-	@$(RUN) tools/check_notebooks.py
+	@$(RUN) -m tools.run.check_notebooks
 
 format: env  ## let ruff put the code in order, then export the taught modules
 	@$(RUN) -m ruff check --fix
 	@$(RUN) -m ruff format
-	@$(RUN) tools/export.py
+	@$(RUN) -m tools.run.export
 
 export: env  ## write grpo_course/*.py from the notebooks that teach them
-	@$(RUN) tools/export.py
+	@$(RUN) -m tools.run.export
 
 notebooks: env export  ## run all (or ONLY="04 05") and keep the outputs in the notebooks
-	@$(RUN) tools/rewrite_notebooks.py $(ONLY)
+	@$(RUN) -m tools.run.rewrite_notebooks $(ONLY)
 
 seeds: env  ## three seeds and the controls, measured for results/ (about an hour)
-	@$(RUN) tools/run_experiments.py course format random sft-more
+	@$(RUN) -m tools.measure.run_experiments course format random sft-more
 
 experiments: env  ## all that the README and 04 and 05 show (hours; JOBS=16: sooner)
-	@$(RUN) tools/run_experiments.py --jobs $(or $(JOBS),1)
+	@$(RUN) -m tools.measure.run_experiments --jobs $(or $(JOBS),1)
 
 results: env  ## draw the pictures and write the README's tables, from results/
-	@$(RUN) tools/draw_road.py
-	@$(RUN) tools/draw_results.py
-	@$(RUN) tools/results.py README.md
-	@$(RUN) tools/gpu_results.py README.md
+	@$(RUN) -m tools.report.draw_road
+	@$(RUN) -m tools.report.draw_results
+	@$(RUN) -m tools.report.results README.md
+	@$(RUN) -m tools.report.gpu_results README.md
 
 LOCK := uv pip compile --quiet --universal --generate-hashes --no-annotate \
   --custom-compile-command "make lock"
@@ -57,16 +57,16 @@ lock:  ## pin what requirements*.in ask for (needs uv); delete a .txt to renew i
 	@sed -i -E "s/ $(ONE_PLATFORM)//" requirements.txt requirements-cpu.txt
 
 badges: env  ## write badges and set-up cells for Colab and Kaggle, from pyproject.toml
-	@$(RUN) tools/write_setup_cells.py
+	@$(RUN) -m tools.run.write_setup_cells
 
 watch: env  ## open SwanLab's dashboard of your runs, on this machine only
-	@$(RUN) tools/watch.py
+	@$(RUN) -m tools.run.watch
 
 llama: env  ## build llama.cpp once, for the GGUF formats of notebook 06
-	@$(RUN) tools/build_llama_cpp.py
+	@$(RUN) -m tools.run.build_llama_cpp
 
 screenshots: env  ## pictures of the dashboard for the notebooks (needs chromium)
-	@$(RUN) tools/screenshots.py
+	@$(RUN) -m tools.report.screenshots
 
 audit:  ## look all pins up in a list of known vulnerabilities (needs uv and internet)
 	@grep -ho '^torch==[^ ]*' requirements-cpu.in > .torch-pin
@@ -79,4 +79,4 @@ clean:  ## remove the environment, but no stage that a notebook made
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
 
 env:
-	@$(PYTHON) tools/setup_env.py
+	@$(PYTHON) -m tools.run.setup_env

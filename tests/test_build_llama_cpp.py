@@ -2,8 +2,8 @@
 
 import pytest
 
-import build_llama_cpp
-from nbtools import ROOT
+from tools.run import build_llama_cpp
+from tools.run.nbtools import ROOT
 
 TINY = ROOT / "models" / "tiny-qwen3"
 SOURCE = """

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-import run_course
 from grpo_course.gauges import evaluation
 from grpo_course.ground import stages
+from tools.run import run_course
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = {
@@ -34,7 +34,8 @@ def start(home: Path, **settings: str) -> subprocess.Popen:
     names = ("COURSE_", "MPLBACKEND")
     clean = {k: v for k, v in os.environ.items() if not k.startswith(names)}
     return subprocess.Popen(
-        [sys.executable, ROOT / "tools" / "run_course.py"],
+        [sys.executable, "-m", run_course.__name__],
+        cwd=ROOT,
         env=clean | SHORT | {"COURSE_HOME": str(home)} | settings,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -118,7 +119,7 @@ def test_a_second_run_changes_no_stage(home):
 
 
 def test_a_notebook_before_its_parent_names_the_one_to_run(tmp_path):
-    code = "import run_course, nbtools, pathlib, sys\n"
+    code = "import pathlib, sys\nfrom tools.run import nbtools, run_course\n"
     code += "home = pathlib.Path(sys.argv[1])\n"
     code += "path = next(nbtools.FOLDER.glob('05_*.ipynb'))\n"
     code += "with run_course.guarded(home) as environment:\n"
@@ -126,7 +127,7 @@ def test_a_notebook_before_its_parent_names_the_one_to_run(tmp_path):
     result = subprocess.run(
         [sys.executable, "-c", code, tmp_path],
         env=os.environ | SHORT | {"COURSE_HOME": str(tmp_path)},
-        cwd=ROOT / "tools",
+        cwd=ROOT,
         capture_output=True,
         text=True,
     )

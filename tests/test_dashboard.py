@@ -8,8 +8,8 @@ import sys
 import pytest
 from PIL import Image, ImageDraw
 
-import screenshots
-import watch
+from tools.report import screenshots
+from tools.run import watch
 
 
 def test_a_port_in_use_is_not_taken():

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-import draw_results
-import results
-import run_experiments as tool
 from grpo_course.gauges import evaluation
 from grpo_course.ground import arithmetic, data, profiles
+from tools.measure import run_experiments as tool
+from tools.report import draw_results, results
 
 COURSE = tool.Run("course", 1)
 RANDOM = tool.Run("random", 1)

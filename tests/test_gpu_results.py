@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-import bench_grpo
-import gpu_results
-import time_course
+from tools import ROOT
+from tools.measure import bench_grpo, time_course
+from tools.report import gpu_results
 
 BATCH = {"grpo_batch_size": 4, "grpo_grad_accum": 8}
 SCORES = {"n": 200, "accuracy": 0.5, "ci_low": 0.43, "ci_high": 0.57}
@@ -192,7 +192,15 @@ def test_what_was_timed_before_a_notebook_failed_is_kept(tmp_path, monkeypatch):
 
 
 def test_the_benchmark_refuses_a_variant_that_it_does_not_know():
-    tool = gpu_results.results.ROOT / "tools" / "bench_grpo.py"
-    command = [sys.executable, tool, "mine", "--model", "x", "--output", "y"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        bench_grpo.__name__,
+        "mine",
+        "--model",
+        "x",
+        "--output",
+        "y",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode and "plain trl" in done.stderr

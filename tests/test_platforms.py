@@ -15,10 +15,8 @@ import nbformat
 import pytest
 import yaml
 
-import check_notebooks
-import nbtools
-import write_setup_cells
 from grpo_course.ground import platforms
+from tools.run import check_notebooks, nbtools, write_setup_cells
 
 ROOT = nbtools.ROOT
 SECRET = "hf_not_a_real_one"

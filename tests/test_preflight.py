@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import make_random_model
 from grpo_course.ground import caches, checks, preflight, profiles
+from tools.measure import make_random_model
 
 CPU = profiles.PROFILES["cpu"]
 STEPS = sorted(preflight.LOWER)

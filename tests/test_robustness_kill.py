@@ -26,7 +26,7 @@ from pathlib import Path
 
 import pytest
 
-import nbtools
+from tools.run import nbtools
 
 SECRET = "hf_PlantedTokenThatMustNotGetOut0003"
 SETTINGS = {

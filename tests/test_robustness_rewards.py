@@ -1,6 +1,6 @@
 """The rewards under attack: 20,000 completions made at random, and Hypothesis.
 
-The attacks come from tools/make_adversarial_completions.py with a fixed seed; they are
+The attacks come from tests/make_adversarial_completions.py with a fixed seed; they are
 made here and not stored (they would be megabytes). Each meets every invariant.
 """
 
@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from make_adversarial_completions import CLOSE, OPEN, TAGS, attacks
 
 from grpo_course import rewards
 from grpo_course.ground import equivalence
-from make_adversarial_completions import CLOSE, OPEN, TAGS, attacks
 
 COUNT = 20_000
 COURSE = rewards.REWARD_FUNCTIONS["course"]

@@ -7,9 +7,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-import nbtools
 from grpo_course.ground import stages
 from grpo_course.ground.profiles import PROFILES
+from tools.run import nbtools
 
 ROOT = nbtools.ROOT
 PLANTED = {
@@ -33,7 +33,7 @@ def planted(monkeypatch):
 
 def sources():
     """Name and text of every file of ours that is code or says how to run it."""
-    patterns = ("notebooks/**/*.py", "tools/*.py", "*.toml", "*.yml", "Makefile")
+    patterns = ("notebooks/**/*.py", "tools/**/*.py", "*.toml", "*.yml", "Makefile")
     for pattern in patterns:
         for path in ROOT.glob(pattern):
             yield path.relative_to(ROOT), path.read_text()
@@ -95,7 +95,7 @@ def test_nothing_of_ours_asks_for(unwanted):
 
 
 def test_the_dashboard_is_for_this_machine_only():
-    import watch
+    from tools.run import watch
 
     assert watch.HOST == "127.0.0.1"
 

@@ -15,15 +15,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-import check_notebooks
-import export
-import nbtools
-import results
-import run_course
-import setup_env
 from grpo_course.ground import profiles
-
-TOOLS = Path(setup_env.__file__).parent
+from tools.report import results
+from tools.run import check_notebooks, export, nbtools, run_course, setup_env
 
 
 def make_notebook(path: Path, *sources: str) -> Path:
@@ -116,7 +110,7 @@ def start_runner(place: Path) -> subprocess.Popen:
     make_notebook(place / "01_first.ipynb", source)
     code = f"""
 import sys; sys.path[:0] = {sys.path!r}
-import nbtools, run_course
+from tools.run import nbtools, run_course
 from pathlib import Path
 nbtools.FOLDER = Path({str(place)!r})
 run_course.profiles.detect_hardware = run_course.profiles.Hardware
@@ -383,18 +377,22 @@ def test_the_readme_keeps_everything_but_the_table():
 @pytest.fixture
 def clone(tmp_path) -> Path:
     """What set-up needs of a clone."""
-    (tmp_path / "tools").mkdir()
-    for tool in ("setup_env.py", "status_line.py"):
-        shutil.copy(TOOLS / tool, tmp_path / "tools")
-    for name in ("requirements-cpu.in", "requirements-cpu.txt"):
-        shutil.copy(setup_env.ROOT / name, tmp_path)
+    needed = ["tools/__init__.py", "requirements-cpu.in", "requirements-cpu.txt"]
+    needed += [f"tools/run/{m}.py" for m in ("__init__", "setup_env", "status_line")]
+    (tmp_path / "tools" / "run").mkdir(parents=True)
+    for name in needed:
+        shutil.copy(setup_env.ROOT / name, tmp_path / name)
     return tmp_path
 
 
 def set_up(clone: Path, **environment: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(clone / "tools" / "setup_env.py")]
-    environment = os.environ | environment
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", setup_env.__name__],
+        env=os.environ | environment,
+        cwd=clone,
+        capture_output=True,
+        text=True,
+    )
 
 
 @pytest.mark.parametrize("version", [(2, 7), (3, 10), (3, 15), (4, 0)])
@@ -451,8 +449,8 @@ def test_a_finished_environment_is_used_again_until_the_lock_changes(clone):
     (site,) = environment.glob("lib/python*/site-packages")
     for package in ("torch", "unsloth"):
         (site / package).mkdir()
-    stamp = "import setup_env; print(setup_env.wanted_stamp(), end='')"
-    made = subprocess.check_output([sys.executable, "-c", stamp], cwd=clone / "tools")
+    stamp = "from tools.run import setup_env; print(setup_env.wanted_stamp(), end='')"
+    made = subprocess.check_output([sys.executable, "-c", stamp], cwd=clone)
     (environment / "course-stamp").write_bytes(made)
     nothing = {"PATH": str(clone)}  # with no compiler, an install would be refused
     assert set_up(clone, **nothing).returncode == 0

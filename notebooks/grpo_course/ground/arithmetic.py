@@ -9,9 +9,9 @@ from 1 to 199, each with a worked solution in one of four styles:
     steps       2*8=16. 16+26=42.
     detail      2*8=16. 16+26: 16+20=36, 36+6=42.
 
-The same generator wrote the tiny model's pretraining text (tools/train_base.py) and
-writes the data sets of notebooks 03 and 05 and the held-out test problems. A problem's
-calculation decides which of them it may appear in (`split_of`), so they cannot overlap.
+The same generator wrote the tiny model's pretraining text (tools/tiny) and writes the
+data sets of notebooks 03 and 05 and the held-out test problems. A problem's calculation
+decides which of them it may appear in (`split_of`), so they cannot overlap.
 """
 
 import random

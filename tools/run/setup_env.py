@@ -19,11 +19,10 @@ import subprocess
 import sys
 import sysconfig
 import time
-from pathlib import Path
 
-from status_line import StatusLine
+from tools import ROOT
+from tools.run.status_line import StatusLine
 
-ROOT = Path(__file__).resolve().parents[1]
 DIRECT = ROOT / "requirements-cpu.in"
 LOCK = ROOT / "requirements-cpu.txt"
 VENV = ROOT / ".venv"

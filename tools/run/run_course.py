@@ -1,7 +1,7 @@
 """Run notebooks 01 to 06 in order, without a browser: `make course`.
 
-    run_course.py            all
-    run_course.py 01 02      these, in their order
+    python -m tools.run.run_course            all
+    python -m tools.run.run_course 01 02      these, in their order
 
 Executed copies are kept in COURSE_HOME/executed. Ends with the table of what the model
 can do after each stage, or, at the first cell that fails, with that cell and its error.
@@ -13,12 +13,9 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import nbtools
-import results
-
-sys.path.insert(0, str(nbtools.FOLDER))
-
-from grpo_course.ground import profiles, stages  # noqa: E402
+from grpo_course.ground import profiles, stages
+from tools.report import results
+from tools.run import nbtools
 
 
 def main(numbers: Sequence[str] = ()) -> None:

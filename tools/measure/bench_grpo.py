@@ -1,7 +1,8 @@
 """How fast is a GRPO step? The tutorial's settings, ours, and plain TRL, in one run.
 
-    make_random_model.py /tmp/qwen3-8b
-    bench_grpo.py --model /tmp/qwen3-8b --output results/gpu-throughput.json
+    python -m tools.measure.make_random_model /tmp/qwen3-8b
+    python -m tools.measure.bench_grpo --model /tmp/qwen3-8b \\
+      --output results/gpu-throughput.json
 
 Each variant trains in a process of its own on the same GPU, held to the memory of an
 A100 with 80 GB, with completions forced to the same length, so that all do the same
@@ -23,11 +24,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import results
-
-sys.path.insert(0, str(results.ROOT / "notebooks"))
-
-from grpo_course.ground.profiles import PROFILES  # noqa: E402
+from grpo_course.ground.profiles import PROFILES
+from tools.report import results
 
 A100 = PROFILES["a100"]
 A100_GIB = 79.1  # that torch sees on an A100 or H100 with 80 GB
@@ -65,7 +63,7 @@ def main() -> None:
         print(json.dumps(ask(options.model)))
         return
     for name in options.variants or NAMES:
-        command = [__file__, "--one", name, "--model", options.model]
+        command = ["-m", __spec__.name, "--one", name, "--model", options.model]
         command += ["--output", os.devnull]
         log = options.output.with_suffix(f".{name.replace(' ', '-')}.log")
         row = in_process(command, log, variant=name)

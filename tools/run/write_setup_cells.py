@@ -13,8 +13,7 @@ from pathlib import Path
 
 import nbformat
 
-import export
-import nbtools
+from tools.run import export, nbtools
 
 TAG = nbtools.SET_UP
 START, END = "<!-- badges:start -->", "<!-- badges:end -->"

@@ -12,11 +12,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-import nbtools
-
-sys.path.insert(0, str(nbtools.FOLDER))
-
-from grpo_course.gauges import tracking  # noqa: E402
+from grpo_course.gauges import tracking
 
 HOST, PORT = "127.0.0.1", 5092
 

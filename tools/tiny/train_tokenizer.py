@@ -1,17 +1,12 @@
-"""Train the tiny model's tokenizer: `python tools/train_tokenizer.py`.
+"""Train the tiny model's tokenizer: `python -m tools.tiny.train_tokenizer`.
 
 Byte-level BPE with Qwen's splitting rule (every digit a token of its own) and Qwen's
 special tokens. Writes tokenizer files to models/tiny-qwen3.
 """
 
 import itertools
-import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "notebooks"))
-
-from tokenizers import (  # noqa: E402
+from tokenizers import (
     AddedToken,
     Regex,
     Tokenizer,
@@ -21,10 +16,11 @@ from tokenizers import (  # noqa: E402
     pre_tokenizers,
     trainers,
 )
-from transformers import Qwen2TokenizerFast  # noqa: E402
+from transformers import Qwen2TokenizerFast
 
-import tiny_corpus  # noqa: E402
-from grpo_course import template  # noqa: E402
+from grpo_course import template
+from tools import ROOT
+from tools.tiny import tiny_corpus
 
 OUT = ROOT / "models" / "tiny-qwen3"
 VOCABULARY = 640  # at most; the merges run out before

@@ -1,14 +1,13 @@
-"""Pretrain the embedded tiny model: `python tools/train_base.py`.
+"""Pretrain the embedded tiny model: `python -m tools.tiny.train_base`.
 
 A Qwen3ForCausalLM small enough to commit, trained from scratch on tiny_corpus with a
-fixed seed; minutes on two CPU cores, seconds on a GPU. Run tools/train_tokenizer.py
-first. Writes config, bf16 safetensors and training.json to models/tiny-qwen3.
+fixed seed; minutes on two CPU cores, seconds on a GPU. Run train_tokenizer first.
+Writes config, bf16 safetensors and training.json to models/tiny-qwen3.
 """
 
 import argparse
 import json
 import re
-import sys
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -21,11 +20,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "notebooks"))
-
-import tiny_corpus  # noqa: E402
-from grpo_course.ground import arithmetic, files  # noqa: E402
+from grpo_course.ground import arithmetic, files
+from tools import ROOT
+from tools.tiny import tiny_corpus
 
 OUT = ROOT / "models" / "tiny-qwen3"
 SEED = 3407

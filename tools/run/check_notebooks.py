@@ -19,11 +19,8 @@ from urllib.parse import unquote
 
 import nbformat
 
-import export
-import gpu_results
-import nbtools
-import results
-import write_setup_cells
+from tools.report import gpu_results, results
+from tools.run import export, nbtools, write_setup_cells
 
 MAX_BYTES = 300_000
 MAX_IMAGE_BYTES, MAX_FILE_BYTES = 100_000, 200_000  # in an output, in images/

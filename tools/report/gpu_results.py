@@ -1,14 +1,16 @@
 """What was measured on GPUs, and how a reader adds rows from a run of their own.
 
-    gpu_results.py add                    rows of what COURSE_HOME holds
-    gpu_results.py add --name "My model"  the same, with this name for the model
-    gpu_results.py README.md              write the tables into the README
+    python -m tools.report.gpu_results [...]
+
+    add                    rows of what COURSE_HOME holds
+    add --name "My model"  the same, with this name for the model
+    README.md              write the tables into the README
 
 Rows are kept in results/gpu.json (a row a stage), results/gpu-usage.json (a row a long
 step: time and memory), results/gpu-curves.csv (a row a step of GRPO),
 results/gpu-exports.json (a row a way to read an export), and, from tools of their own,
-results/gpu-course.json (time_course.py), results/gpu-tiers.json (measure_tiers.py) and
-results/gpu-throughput.json (bench_grpo.py). What `add` writes replaces the rows of the
+results/gpu-course.json (time_course), results/gpu-tiers.json (measure_tiers) and
+results/gpu-throughput.json (bench_grpo). What `add` writes replaces the rows of the
 same run: machine, profile, model, seed, and memory held to.
 """
 
@@ -19,15 +21,11 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import bench_grpo
-import nbtools
-import results
-from make_random_model import QWEN3_8B
-
-sys.path.insert(0, str(nbtools.FOLDER))
-
-from grpo_course.gauges import evaluation  # noqa: E402
-from grpo_course.ground import stages  # noqa: E402
+from grpo_course.gauges import evaluation
+from grpo_course.ground import stages
+from tools.measure import bench_grpo
+from tools.measure.make_random_model import QWEN3_8B
+from tools.report import results
 
 ACCURACY = results.ROOT / "results" / "gpu.json"
 USAGE = results.ROOT / "results" / "gpu-usage.json"
@@ -213,7 +211,7 @@ def exports_as_markdown(table: list[dict]) -> str:
 
 
 def tiers_as_markdown(table: list[dict]) -> str:
-    """What measure_tiers.py measured."""
+    """What measure_tiers measured."""
     lines = [("profile", "random weights", "machine", "step", "held to (GiB)")]
     lines[0] += ("GiB loaded", "GiB at the peak", "seconds a step", "first step (s)")
     for row in table:
@@ -229,7 +227,7 @@ def tiers_as_markdown(table: list[dict]) -> str:
 
 
 def throughput_as_markdown(table: list[dict]) -> str:
-    """What bench_grpo.py measured; each rate also as a share of the ideal one."""
+    """What bench_grpo measured; each rate also as a share of the ideal one."""
     lines = [("8B weights", "machine", "completions a step", "seconds a step")]
     lines[0] += ("of it generating", "tokens a second", "of the ideal")
     lines[0] += ("GiB at the peak", "first step (s)")

@@ -11,7 +11,8 @@ import math
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from tools import ROOT
+
 RESULTS = ROOT / "results" / "cpu.json"  # a row a stage of the course
 GAINS = ROOT / "results" / "experiments.json"  # a row a run of GRPO
 CURVES = ROOT / "results" / "curves.csv"  # a row a run and step

@@ -3,7 +3,7 @@
 A line is {"kind", "answer", "parts"}; the completion is each part's text, repeated as
 often as its number says, one after the other. Fixed seed: the file is reproducible.
 
-    python tools/make_adversarial_completions.py
+    python tests/make_adversarial_completions.py
 
 `attacks` makes any number more, at random, for tests that want tens of thousands. Those
 are not stored: they would be megabytes, and the same seed makes them again.
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-TARGET = Path(__file__).parents[1] / "tests/data/adversarial_completions.jsonl"
+TARGET = Path(__file__).parent / "data/adversarial_completions.jsonl"
 START, END = "<start_working_out>", "<end_working_out>"
 OPEN, CLOSE = "<SOLUTION>", "</SOLUTION>"
 TAGS = (START, END, OPEN, CLOSE, "<|im_end|>", "<|endoftext|>")

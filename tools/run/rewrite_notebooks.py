@@ -1,7 +1,7 @@
 """Run the notebooks and keep their outputs, clean and small: `make notebooks`.
 
-    rewrite_notebooks.py            all, from an empty COURSE_HOME of their own
-    rewrite_notebooks.py 04 05      those and their solutions, in the usual one
+    python -m tools.run.rewrite_notebooks         all, in a new COURSE_HOME
+    python -m tools.run.rewrite_notebooks 04 05   and solutions, in the usual
 
 A notebook is rewritten only when all of it has run.
 """
@@ -9,8 +9,7 @@ A notebook is rewritten only when all of it has run.
 import shutil
 import sys
 
-import nbtools
-import run_course
+from tools.run import nbtools, run_course
 
 
 def main() -> None:

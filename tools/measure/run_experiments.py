@@ -1,10 +1,12 @@
 """The measured runs behind the README and notebooks 04 and 05: `make experiments`.
 
-    run_experiments.py                       all of them, one after the other
-    run_experiments.py --jobs 16             up to 16 at a time, one thread each
-    run_experiments.py course random-2       these: an experiment, or one seed of it
-    run_experiments.py --list                what there is, and what has been done
-    run_experiments.py --collect-only        only write the tables in results/
+    python -m tools.measure.run_experiments [...]
+
+    (nothing)              all of them, one after the other
+    --jobs 16              up to 16 at a time, one thread each
+    course random-2        these: an experiment, or one seed of it
+    --list                 what there is, and what has been done
+    --collect-only         only write the tables in results/
 
 Each run executes the real notebooks with other settings, in a COURSE_HOME of its own
 (COURSE_HOME/seeds/3407, .../3407-random, ...). Most begin with the warm-up that the
@@ -25,14 +27,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import nbtools
-import results
-import run_course
-
-sys.path.insert(0, str(nbtools.FOLDER))
-
-from grpo_course.gauges import evaluation  # noqa: E402
-from grpo_course.ground import data, profiles, stages  # noqa: E402
+from grpo_course.gauges import evaluation
+from grpo_course.ground import data, profiles, stages
+from tools.report import results
+from tools.run import nbtools, run_course
 
 HOME = stages.home() / "seeds"
 STAGE_OF = {name[:2]: stage for stage, name in stages.NOTEBOOKS.items()}
@@ -365,7 +363,7 @@ def start(run: Run, jobs: int) -> subprocess.Popen:
     environment = os.environ | ({"OMP_NUM_THREADS": "1"} if jobs > 1 else {})
     with (run.home / "run.log").open("a") as log:
         return subprocess.Popen(
-            [sys.executable, __file__, "--in-this-process", run.name],
+            [sys.executable, "-m", __spec__.name, "--in-this-process", run.name],
             env=environment,
             stdout=log,
             stderr=log,

@@ -18,13 +18,9 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from status_line import StatusLine
-
-ROOT = Path(__file__).resolve().parents[1]
-FOLDER = ROOT / "notebooks"
-sys.path.insert(0, str(FOLDER))
-
-from grpo_course.ground.caches import FOLDERS as CACHES  # noqa: E402
+from grpo_course.ground.caches import FOLDERS as CACHES
+from tools import FOLDER, ROOT
+from tools.run.status_line import StatusLine
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 SET_UP = "set-up"  # the tag of the cells for Colab and Kaggle, which are not run here

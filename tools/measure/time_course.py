@@ -1,6 +1,6 @@
 """How long does each notebook take, cold and warm? It matters on a GPU.
 
-    time_course.py FOLDER
+    python -m tools.measure.time_course FOLDER
 
 Runs notebooks 01 to 06 in FOLDER/cold, where no compiler has left anything yet, and
 then again in FOLDER/warm, which gets the caches of the first run and nothing else: as
@@ -17,10 +17,8 @@ import sys
 import time
 from pathlib import Path
 
-import gpu_results
-import nbtools
-import results
-import run_course
+from tools.report import gpu_results, results
+from tools.run import nbtools, run_course
 
 KEY = ("machine", "profile", "model", "gib_held", "start", "notebook")
 

@@ -1,10 +1,11 @@
 """Does each profile fit into the GPU that it is meant for? Measured on a larger one.
 
-    measure_tiers.py --models /tmp/models --output results/gpu-tiers.json [TIER ...]
+    python -m tools.measure.measure_tiers --models /tmp/models \\
+      --output results/gpu-tiers.json [TIER ...]
 
 For each tier, a process of its own is held to that GPU's memory: torch refuses more,
 and vLLM gets its share of so much. It loads a model of the profile's size with random
-weights (made first, by make_random_model.py), and takes a few steps of SFT and then of
+weights (made first, by make_random_model), and takes a few steps of SFT and then of
 GRPO, with the longest rows and completions that the profile allows: its worst case. A
 row a tier and step; what does not fit is a row with the error.
 """
@@ -20,11 +21,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import bench_grpo
-import make_random_model
-import results
 from grpo_course.ground import preflight
 from grpo_course.ground.profiles import PROFILES
+from tools.measure import bench_grpo, make_random_model
+from tools.report import results
 
 # GiB that torch sees on such a GPU, and the size of the profile's model
 TIERS = {
@@ -50,7 +50,7 @@ def main() -> None:
         return
     for tier in options.tiers or TIERS:
         make_model(options.models, TIERS[tier][1])
-        command = [__file__, "--one", tier, "--models", options.models]
+        command = ["-m", __spec__.name, "--one", tier, "--models", options.models]
         command += ["--output", options.output]
         log = options.output.with_suffix(f".{tier}.log")
         found = bench_grpo.in_process(command, log, profile=tier, step="load")
@@ -62,7 +62,7 @@ def main() -> None:
 def make_model(folder: Path, size: str) -> None:
     """A model of this size with random weights, unless it is there; in a process."""
     if not (folder / size / "config.json").is_file():
-        command = [sys.executable, make_random_model.__file__, folder / size]
+        command = [sys.executable, "-m", make_random_model.__name__, folder / size]
         subprocess.run([*command, "--size", size], check=True)
 
 

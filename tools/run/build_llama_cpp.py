@@ -21,12 +21,9 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-import nbtools
-from status_line import StatusLine
-
-sys.path.insert(0, str(nbtools.FOLDER))
-
-from grpo_course.ground import llama_cpp  # noqa: E402
+from grpo_course.ground import llama_cpp
+from tools.run import nbtools
+from tools.run.status_line import StatusLine
 
 PACKAGE = "llama-cpp-python==0.3.36"
 SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"

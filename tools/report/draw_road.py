@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.patches import FancyBboxPatch  # noqa: E402
 
-import results  # noqa: E402
+from tools.report import results  # noqa: E402
 
 STOPS = {  # what a notebook is about, and the stage it leaves behind
     "00": ("why GRPO", ""),

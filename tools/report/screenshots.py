@@ -16,9 +16,8 @@ from pathlib import Path
 
 from PIL import Image, ImageChops
 
-import nbtools
-import watch
 from grpo_course.gauges import tracking
+from tools.run import nbtools, watch
 
 IMAGES = nbtools.ROOT / "images"
 MAX_BYTES = 200_000

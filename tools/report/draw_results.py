@@ -9,8 +9,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import pandas as pd  # noqa: E402
 
-import gpu_results  # noqa: E402
-import results  # noqa: E402
+from tools.report import (
+    gpu_results,  # noqa: E402
+    results,  # noqa: E402
+)
 
 IMAGES = results.ROOT / "images"
 STAGE_COLOURS = {"base": "#bab0ac", "sft": "#4c78a8", "grpo": "#54a24b"}

@@ -1,6 +1,6 @@
 """A model of Qwen3-8B's dimensions with random weights, to measure memory and speed.
 
-    make_random_model.py FOLDER [--size 4b]
+    python -m tools.measure.make_random_model FOLDER [--size 4b]
 
 It can do nothing, but it costs exactly what the real one costs: the same matrices, the
 same vocabulary, 16 GB in bfloat16. The tokenizer is that of the tiny model, filled up
@@ -12,7 +12,9 @@ import argparse
 import json
 from pathlib import Path
 
-TINY = Path(__file__).resolve().parents[1] / "models" / "tiny-qwen3"
+from tools import ROOT
+
+TINY = ROOT / "models" / "tiny-qwen3"
 QWEN3_8B = {  # config.json of Qwen/Qwen3-8B
     "hidden_size": 4096,
     "intermediate_size": 12288,

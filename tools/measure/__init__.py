@@ -1,0 +1,1 @@
+"""Measure: the experiments, and how fast and how large each step is."""

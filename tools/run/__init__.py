@@ -1,0 +1,1 @@
+"""Run: make the environment, execute, export and check the notebooks."""
