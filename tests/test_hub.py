@@ -6,9 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from grpo_course.gauges import hub
+from grpo_course import hub
 from grpo_course.ground import exports
-from grpo_course.ground.exports import ExportError
 from grpo_course.ground.profiles import PROFILES
 
 TOKEN = "hf_not-a-real-token"
@@ -42,20 +41,19 @@ class FakeApi:
         self.calls.append(("create_repo", repo_id, options))
         return f"https://huggingface.co/{repo_id}"
 
-    def upload_file(self, **options):
-        self.calls.append(("upload_file", options.pop("repo_id"), options))
-
     def upload_folder(self, **options):
         if self.error:
             raise self.error
         self.calls.append(("upload_folder", options.pop("repo_id"), options))
+
+    def upload_file(self, **options):
+        self.calls.append(("upload_file", options.pop("repo_id"), options))
 
 
 def chain(profile=PROFILES["cpu"]):
     manifest = {
         "base_model": {"name": profile.model_name, "digest": "ab" * 32},
         "settings": profile.settings_for("grpo"),
-        "facts": {"evaluation": {"eval_data": profile.eval_data}},
         "packages": {"trl": "1.15.0", "python": "3.11.7"},
     }
     return [
@@ -83,14 +81,14 @@ def test_an_upload_is_private_and_brings_the_card(folder):
     assert by_name["create_repo"]["private"] is True
     assert by_name["upload_file"]["path_in_repo"] == "README.md"
     assert by_name["upload_file"]["path_or_fileobj"] == b"# Card"
-    assert by_name["upload_folder"]["folder_path"] == str(folder)
+    assert by_name["upload_folder"]["folder_path"] == folder
     assert exports.RECORD in by_name["upload_folder"]["ignore_patterns"]
     assert TOKEN not in repr(api.calls)
 
 
 def test_a_failed_upload_does_not_show_the_token(folder):
     api = FakeApi(RuntimeError(f"401 for Bearer {TOKEN}\nand more"))
-    with pytest.raises(ExportError) as error:
+    with pytest.raises(hub.UploadError) as error:
         hub.upload(api, folder, "me/model", "card")
     shown = str(error.value)
     assert "401" in shown and TOKEN not in shown and "\n" not in shown
@@ -99,20 +97,30 @@ def test_a_failed_upload_does_not_show_the_token(folder):
 
 def test_nothing_is_created_for_an_export_that_is_not_there(tmp_path):
     api = FakeApi()
-    with pytest.raises(ExportError):
+    with pytest.raises(hub.UploadError):
         hub.upload(api, tmp_path / "nothing", "me/model", "card")
     assert api.calls == []
 
 
-def test_without_a_token_one_sentence_says_what_to_do(monkeypatch):
+def test_a_login_by_the_hubs_own_command_is_taken(tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    (tmp_path / "token").write_text("hf_stored\n")
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token")
+    )
+    assert hub.token() == "hf_stored"
+
+
+def test_without_a_token_one_sentence_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no"))
     assert hub.token() == TOKEN
-    for unusable in ("hf_a\nhf_b", "hf_a hf_b", "hf_\u200b", "hf_\x7f"):
+    for unusable in ("hf_a hf_b", "hf_\u200b", "hf_\x7f"):
         monkeypatch.setenv("HF_TOKEN", unusable)
-        with pytest.raises(ExportError) as error:
+        with pytest.raises(hub.UploadError) as error:
             hub.token()
         assert "hf_" not in str(error.value)
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(ExportError) as error:
+    with pytest.raises(hub.UploadError) as error:
         hub.token()
     assert "HF_TOKEN" in str(error.value) and "\n" not in str(error.value)
 
@@ -125,7 +133,9 @@ def front_matter(card: str) -> dict:
 
 
 def test_a_card_of_a_hub_model_names_base_and_data():
-    card = hub.model_card("lora", chain(PROFILES["a100"]), PROOF)
+    card = hub.model_card(
+        "lora", chain(PROFILES["a100"]), PROOF, "openai/gsm8k:main:test"
+    )
     head = front_matter(card)
     assert head["base_model"] == "Qwen/Qwen3-8B"
     assert head["library_name"] == "peft"
@@ -135,7 +145,9 @@ def test_a_card_of_a_hub_model_names_base_and_data():
 
 
 def test_a_card_of_the_tiny_model_claims_no_hub_base():
-    head = front_matter(card := hub.model_card("gguf_q8_0", chain(), PROOF))
+    head = front_matter(
+        card := hub.model_card("gguf_q8_0", chain(), PROOF, "embedded:test")
+    )
     assert "base_model" not in head and "datasets" not in head
     assert head["library_name"] == "llama.cpp"
     assert "teaching-scale" in card
@@ -146,7 +158,7 @@ def test_a_card_shows_no_path_and_no_secret(tmp_path, monkeypatch):
 
     private = os.path.expanduser("~/secret-client/rows.jsonl")
     profile = replace(PROFILES["cpu"], sft_data=private, model_name=str(tmp_path))
-    card = hub.model_card("lora", chain(profile), [])
+    card = hub.model_card("lora", chain(profile), [], private)
     assert "rows.jsonl" in card and "secret-client" not in card
     assert str(tmp_path) not in card and TOKEN not in card
     assert json.dumps(card)

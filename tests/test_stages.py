@@ -739,7 +739,7 @@ def test_a_file_is_known_by_its_plain_sha256(course):
 
 def test_home_is_in_the_clone_unless_said_otherwise(monkeypatch, tmp_path):
     monkeypatch.delenv("COURSE_HOME", raising=False)
-    clone = Path(stages.__file__).parents[2]
+    clone = Path(stages.__file__).parents[3]
     assert stages.home() == clone / "course-home"
     monkeypatch.setenv("COURSE_HOME", " ")
     assert stages.home() == clone / "course-home"

@@ -4,18 +4,17 @@
 used when UNSLOTH_LLAMA_CPP_PATH names its folder. Nothing here downloads anything.
 """
 
-import json
 import os
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import requests
 
 from .generate import Completion
 
@@ -36,15 +35,9 @@ def folder() -> Path:
     return Path(given or f"{cache}/grpo-course/llama.cpp").expanduser()
 
 
-def program(name: str) -> Path | None:
-    """The path of one of llama.cpp's programs, or None."""
-    found = shutil.which(name, path=folder())  # where Unsloth looks for it, too
-    return Path(found) if found else None
-
-
 def check() -> None:
     """Raise LlamaCppError, one sentence, where a part of llama.cpp is missing."""
-    missing = [name for name in PROGRAMS if not program(name)]
+    missing = [name for name in PROGRAMS if not shutil.which(name, path=folder())]
     missing += [] if (folder() / CONVERTER).is_file() else [CONVERTER]
     if missing:
         raise LlamaCppError(
@@ -73,70 +66,67 @@ class Server:
     def complete(self, prompt: str, max_tokens: int) -> Completion:
         """The greedy completion of a rendered prompt."""
         options = {"temperature": 0, "n_predict": max_tokens, "cache_prompt": False}
-        found = self._post("completion", {"prompt": prompt, **options})
+        found = self._post("completion", prompt=prompt, **options)
         cut = found["stop_type"] == "limit"
         return Completion(found["content"], found["tokens_predicted"], cut)
 
     def token_ids(self, text: str) -> list[int]:
         """A text's tokens; the names of special tokens are read as these tokens."""
-        found = self._post("tokenize", {"content": text, "parse_special": True})
-        return found["tokens"]
+        return self._post("tokenize", content=text, parse_special=True)["tokens"]
 
     def render(self, messages: list[dict]) -> str:
         """A conversation by the chat template in the file, ready for an answer."""
-        return self._post("apply-template", {"messages": messages})["prompt"]
+        return self._post("apply-template", messages=messages)["prompt"]
 
-    def _post(self, path: str, body: dict) -> dict:
-        request = urllib.request.Request(
-            f"{self.url}/{path}",
-            json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
-        )
-        try:
-            with urllib.request.urlopen(request) as reply:
-                return json.load(reply)
-        except urllib.error.HTTPError as error:
-            raise LlamaCppError(f"llama-server said: {error.read().decode()}") from None
+    def _post(self, path: str, **body) -> dict:
+        reply = requests.post(f"{self.url}/{path}", json=body)
+        if not reply.ok:
+            raise LlamaCppError(f"llama-server said: {reply.text}")
+        return reply.json()
 
 
 def serve_command(model: Path, port: int, context: int) -> list[str]:
     """The command that serves a GGUF file on this machine only."""
-    command = [str(program("llama-server") or "llama-server"), "--model", str(model)]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
-    return command + ["--ctx-size", str(context), "--parallel", "1", "--jinja"]
+    program = shutil.which("llama-server", path=folder()) or "llama-server"
+    command = [program, "--model", str(model), "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--ctx-size", str(context)]
+    return command + ["--parallel", "1", "--jinja"]
 
 
 @contextmanager
 def serve(model: Path, context: int) -> Iterator[Server]:
     """Start llama-server for a GGUF file, and stop it at the end.
 
-    context: tokens of prompt and completion together.
+    context: tokens of prompt and completion together. Raises LlamaCppError with the
+    server's last line where it does not start.
     """
     check()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    command = serve_command(model, port, context)
+    if model.stat().st_size < SMALL:
+        command += ["--threads", "1"]
+    server = Server(f"http://127.0.0.1:{port}")
     with tempfile.TemporaryFile("w+") as log:
-        command = serve_command(model, port, context)
-        if model.stat().st_size < SMALL:
-            command += ["--threads", "1"]
         process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
-            _wait(process, f"http://127.0.0.1:{port}/health", log)
-            yield Server(f"http://127.0.0.1:{port}")
+            if not _ready(process, server.url):
+                log.seek(0)
+                last = (log.read().strip() or "nothing").splitlines()[-1]
+                raise LlamaCppError(f"llama-server did not start; it said: {last}")
+            yield server
         finally:
             process.terminate()
             process.wait()
 
 
-def _wait(process, url: str, log) -> None:
+def _ready(process, url: str) -> bool:
+    """Wait until the server has loaded its model; False where it died or hangs."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
-        try:
-            urllib.request.urlopen(url).close()
-            return
-        except OSError:  # not listening yet, or still loading
-            time.sleep(0.1)
-    log.seek(0)
-    last = (log.read().strip() or "nothing").splitlines()[-1]
-    raise LlamaCppError(f"llama-server did not start; its last line: {last}")
+        with suppress(OSError):  # not listening yet
+            if requests.get(f"{url}/health").ok:
+                return True
+        time.sleep(0.1)
+    return False
