@@ -106,6 +106,7 @@ def _other_value(field):
         "loss_type": "dr_grpo",
         "scale_rewards": "none",
         "reward": "random",
+        "template": "qwen3",
         "track": "disabled",
         "exports": "lora,merged_16bit,gguf_q8_0",
         "hub_repo": "owner/name",
@@ -347,6 +348,7 @@ def test_a_file_is_no_model_folder(tmp_path):
 def test_a_setting_changes_the_stages_that_depend_on_it(field):
     prefix = field.name.split("_")[0]
     first = {"sft": "sft", "grpo": "grpo", "eval": None}.get(prefix, "unsaid")
+    first = {"template": "template"}.get(field.name, first)
     cpu = PROFILES["cpu"]
     changed = dataclasses.replace(cpu, **{field.name: "another"})
     stages = list(profiles.LAST_FIELD)

@@ -46,7 +46,7 @@ def rendered(form: str) -> list:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("form", profiles.TEMPLATES)
+@pytest.mark.parametrize("form", checks.CHOICES["template"])
 def test_a_prompt_opens_the_reasoning_and_a_completion_closes_it(form):
     start, prompt, completion, scores, _ = rendered(form)
     assert prompt.endswith(start) and prompt.count("6*7?") == 1
@@ -60,5 +60,5 @@ def test_the_second_form_is_qwen3s_own_with_the_thought_opened():
 
 
 def test_a_template_that_there_is_not_is_refused_before_anything_is_loaded():
-    with pytest.raises(profiles.ProfileError, match="COURSE_TEMPLATE='qwen'"):
+    with pytest.raises(profiles.ProfileError, match="template='qwen'"):
         profiles.load_profile({"COURSE_TEMPLATE": "qwen"})

@@ -23,6 +23,7 @@ class ProfileError(ValueError):
 CHOICES = {
     "dtype": ("float32", "bfloat16", "float16"),
     "use_gradient_checkpointing": (False, True, "unsloth"),
+    "template": ("course", "qwen3"),
     "optim": ("adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit"),
     # TRL 1.15.0: GRPOConfig.loss_type and GRPOConfig.scale_rewards
     "loss_type": ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"),

@@ -53,6 +53,9 @@ class Profile:
     use_gradient_checkpointing: str | bool = "unsloth"
     seed: int = 3407
 
+    # The chat template (notebook 02)
+    template: str = "course"  # or "qwen3", Qwen3's own <think> form
+
     # Supervised warm-up (notebook 03); GRPO uses the same optimizer
     optim: str = "adamw_8bit"
     weight_decay: float = 0.01
@@ -231,12 +234,11 @@ BY_HARDWARE = ("a100", "a100-40", "l4", "t4")  # the first that fits is taken
 # --- What can be overridden, and what belongs to a stage ------------------------------
 
 FIXED = {"name", "description", "min_gpu_gib"}  # facts about a profile, not settings
-OTHER_VARIABLES = {"COURSE_PROFILE", "COURSE_HOME", "COURSE_TEMPLATE"}
-TEMPLATES = ("course", "qwen3")  # the chat templates of notebook 02
+OTHER_VARIABLES = {"COURSE_PROFILE", "COURSE_HOME"}
 
 # A stage depends on the fields from the first one to this, but for those in NO_EFFECT,
 # which cost memory or time and leave the result what it is.
-LAST_FIELD = {"base": "seed", "template": "seed", "sft": "sft_warmup_steps"}
+LAST_FIELD = {"base": "seed", "template": "template", "sft": "sft_warmup_steps"}
 LAST_FIELD |= {"grpo": "mask_truncated", "export": "exports"}
 NO_EFFECT = FIXED | {"fast_inference", "gpu_memory_utilization", "gpu_gib"}
 NO_EFFECT |= {"use_gradient_checkpointing"}
@@ -263,11 +265,6 @@ def load_profile(environ: Mapping[str, str] = os.environ) -> Profile:
     if name not in PROFILES:
         choices = ", ".join(PROFILES)
         raise ProfileError(f"COURSE_PROFILE={name!r} is no profile: take {choices}.")
-
-    template = given.get("COURSE_TEMPLATE", TEMPLATES[0])
-    if template not in TEMPLATES:
-        choices = ", ".join(TEMPLATES)
-        raise ProfileError(f"COURSE_TEMPLATE={template!r} is no template: {choices}.")
 
     overrides = {}
     for variable in sorted(given.keys() & settable.keys()):
