@@ -1,16 +1,13 @@
-"""The checks before a long step, what is measured in it, and where caches go."""
+"""The checks before a long step, and what is measured in it."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from grpo_course.ground import caches, checks, preflight, profiles
+from grpo_course.ground import checks, preflight, profiles
 from tools.measure import make_random_model
 
 CPU = profiles.PROFILES["cpu"]
@@ -184,19 +181,3 @@ def test_a_gpu_cannot_be_held_to_more_than_it_has():
 def test_memory_alone_makes_no_other_stage():
     smaller = replace(CPU, gpu_gib=10.0, gpu_memory_utilization=0.1)
     assert smaller.settings_for("grpo") == CPU.settings_for("grpo")
-
-
-@pytest.mark.parametrize("given", [None, "/elsewhere"])
-def test_caches_live_in_the_course_home_unless_told_otherwise(tmp_path, given):
-    environment = os.environ | {"COURSE_HOME": str(tmp_path)}
-    for variable in caches.FOLDERS:
-        environment.pop(variable, None)
-    if given:
-        environment["VLLM_CACHE_ROOT"] = given
-    code = "import grpo_course, os; print(os.environ['VLLM_CACHE_ROOT'])"
-    folder = checks.REPO / "notebooks"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, cwd=folder, capture_output=True
-    )
-    assert done.stdout.decode().strip() == (given or f"{tmp_path}/cache/vllm")
-    assert not list(tmp_path.iterdir())  # nothing is created by an import

@@ -305,7 +305,7 @@ def test_batches_are_whole_groups(batch, accumulation, group):
         (CPU, {"MODEL_NAME": "./notebooks"}, "config.json"),
         (CPU, {"HUB_REPO": "../b"}, "hub_repo='../b'"),
         (CPU, {"HUB_REPO": "https://me:pass@hub/a/b"}, "'https://<secret>@hub/a/b'"),
-        (CPU, {"TRACK": "hf_abcdefghij"}, "track='<token>'"),
+        (CPU, {"TRACK": "hf_abcdefghij"}, "track='<secret>'"),
         (CPU, {"HOME": "~no-such-user/x"}, "'~no-such-user/x'"),
         (CPU, {"SFT_DATA": "/no/such.jsonl"}, "'/no/such.jsonl'"),
         (CPU, {"GRPO_DATA": "embedded:training"}, "'embedded:training'"),

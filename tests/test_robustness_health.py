@@ -123,7 +123,7 @@ def train():
     """Train the tiny model badly in many ways; print what came of each, as JSON."""
     from dataclasses import replace
 
-    from grpo_course.ground.quiet import quiet
+    from grpo_course.ground.session import quiet
 
     with quiet():
         import unsloth  # noqa: F401

@@ -58,7 +58,7 @@ CLOCK |= {"exports.csv", "seal"}
 def serve():
     """A request is {"notebook", "home", "log"}; the answers: the child's process id,
     and, when it has ended, its exit status."""
-    from grpo_course.ground.quiet import quiet
+    from grpo_course.ground.session import quiet
 
     replies, sys.stdout = os.fdopen(os.dup(1), "w"), sys.stderr
     with quiet():

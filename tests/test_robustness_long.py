@@ -21,7 +21,7 @@ def train(folder: Path, steps: int) -> dict:
     """Train, and measure after each step: resident memory and disk use, in MiB."""
     from dataclasses import replace
 
-    from grpo_course.ground.quiet import quiet
+    from grpo_course.ground.session import quiet
 
     with quiet():
         import unsloth  # noqa: F401

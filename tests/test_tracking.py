@@ -14,9 +14,7 @@ import pytest
 
 from grpo_course.gauges import tracking
 from grpo_course.gauges.tracking import finish_tracking, sparkline, tracking_callbacks
-from grpo_course.ground import keys
 from grpo_course.ground.profiles import PROFILES
-from grpo_course.ground.quiet import without_lines
 
 CPU = PROFILES["cpu"]
 WRONG_KEY = "swan-key-that-nobody-must-see"
@@ -314,30 +312,3 @@ def test_in_the_cloud_a_resumed_run_keeps_its_id(tmp_path, monkeypatch):
         ("online", "fresh", "allow"),
         ("online", None, "never"),
     ]
-
-
-def test_secrets_do_not_get_into_a_message(monkeypatch):
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    assert keys.secret("HF_TOKEN") is None
-    assert keys.without_secrets("it is given", "HF_TOKEN") == "it is given"
-    monkeypatch.setenv("HF_TOKEN", " given ")
-    assert keys.secret("HF_TOKEN") == "given"
-    assert "given" not in keys.without_secrets("it is given", "HF_TOKEN")
-    monkeypatch.setenv("HF_TOKEN", "secretA\nsecretB")  # two lines pasted
-    told = f"no header: {b'Bearer secretA' + bytes([10]) + b'secretB'!r}, secretB"
-    assert "secretA" in told
-    assert "secret" not in keys.without_secrets(told, "HF_TOKEN")
-
-
-def test_a_library_does_not_write_into_the_progress_line(capsys):
-    with without_lines("Unsloth: "):
-        print("\rstep 1 of 2", end="", flush=True)
-        print("Unsloth: keeps 3 of 9 weights")
-        sys.stdout.write("Unsloth: in one piece\n")
-        print()
-        print("\rstep 2 of 2")
-        print("No Unsloth: at the beginning")
-    print("Unsloth: is heard again")
-    lines = ["\rstep 1 of 2", "\rstep 2 of 2", "No Unsloth: at the beginning"]
-    lines.append("Unsloth: is heard again")
-    assert capsys.readouterr().out == "\n".join(lines) + "\n"

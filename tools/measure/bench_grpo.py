@@ -24,6 +24,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from grpo_course.ground import session
 from grpo_course.ground.profiles import PROFILES
 from tools.report import results
 
@@ -96,6 +97,7 @@ def measure(name: str, model_name: str) -> dict:
     """Train a few steps; seconds, completion tokens a second, and GiB at the peak."""
     engine, batch, micro_batches, group = VARIANTS[name]
     started = time.monotonic()
+    session.prepare()
     load = load_unsloth if engine == "unsloth" else load_trl
     model, tokenizer, more = load(model_name)
     loaded = time.monotonic() - started

@@ -21,7 +21,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from grpo_course.ground import preflight
+from grpo_course.ground import preflight, session
 from grpo_course.ground.profiles import PROFILES
 from tools.measure import bench_grpo, make_random_model
 from tools.report import results
@@ -68,6 +68,7 @@ def make_model(folder: Path, size: str) -> None:
 
 def measure(tier: str, models: Path) -> list[dict]:
     """Load the model as notebook 01 does; some steps of SFT, then some of GRPO."""
+    session.prepare()
     import torch
     import unsloth  # noqa: F401  # first: it patches the libraries below
 

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from grpo_course.gauges import evaluation
-from grpo_course.ground import data, profiles, stages
+from grpo_course.ground import data, profiles, session, stages
 from tools.report import results
 from tools.run import nbtools, run_course
 
@@ -204,6 +204,7 @@ def count_right_answers(run: Run) -> None:
     if run.finished():
         return
     os.environ["COURSE_HOME"] = str(run.course.home)
+    session.prepare()
     import unsloth  # noqa: F401  (first: it patches the libraries below)
     from transformers import AutoTokenizer
 

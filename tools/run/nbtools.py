@@ -18,7 +18,7 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from grpo_course.ground.caches import FOLDERS as CACHES
+from grpo_course.ground.session import CACHES
 from tools import FOLDER, ROOT
 from tools.run.status_line import StatusLine
 

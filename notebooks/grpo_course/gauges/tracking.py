@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ..ground import stages
 from ..ground.files import remove
-from ..ground.keys import secret, without_secrets
+from ..ground.session import masked, secret
 
 PROJECT = "grpo-course"
 MODES = {"local": "local", "offline": "offline", "cloud": "online"}
@@ -93,7 +93,7 @@ def _reason(error: Exception) -> str:
         names = sorted(n for n in os.environ if n.startswith("SWANLAB_") and n != KEY)
         return f"it cannot read its settings; unset {', '.join(names) or 'them'}."
     text = str(error).strip().partition("\n")[0] or type(error).__name__
-    return without_secrets(text, KEY)
+    return masked(text)
 
 
 class _Experiment:

@@ -8,7 +8,7 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import NamedTuple
 
-from .keys import masked
+from .session import masked
 
 REPO = Path(__file__).resolve().parents[3]
 
