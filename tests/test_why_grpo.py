@@ -1,6 +1,6 @@
-"""Notebook 00: our GRPO arithmetic against TRL's own code, and against itself.
+"""Notebooks 00 and 00b: our arithmetic against TRL's and Unsloth's own, and itself.
 
-TRL is called in a process of its own: it must not be imported before Unsloth in a
+Both are called in a process of their own: TRL must not be imported before Unsloth in a
 process that trains, and other tests train.
 """
 
@@ -15,20 +15,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpo_course import grpo_by_hand as by_hand
+from grpo_course import grpo_dialects as dialects
 
 NOTEBOOKS = Path(by_hand.__file__).parents[1]
 LOSS_TYPES = ("grpo", "bnpo", "dapo", "dr_grpo", "cispo", "sapo")
 
-ASK_TRL = """
-import sys, torch
-from grpo_course.grpo_by_hand import trl_advantages, trl_loss
+ASK = """
+import sys, torch, unsloth
+from grpo_course.grpo_dialects import trl_advantages, trl_loss, unsloth_loss
 
 questions = torch.load(sys.argv[1])
-answers = {"loss": [], "advantages": []}
+judges = {"trl": trl_loss, "unsloth": unsloth_loss}
+answers = {name: [] for name in [*judges, "advantages"]}
 for batch, loss_type, options in questions["loss"]:
     batch[0].requires_grad_()
-    loss = trl_loss(*batch, loss_type, **options)
-    answers["loss"].append((loss.detach(), torch.autograd.grad(loss, batch[0])[0]))
+    for name, judge in judges.items():
+        loss = judge(*batch, loss_type, **options)
+        gradient = torch.autograd.grad(loss, batch[0])[0]
+        answers[name].append((loss.detach(), gradient))
 for arguments in questions["advantages"]:
     answers["advantages"].append(trl_advantages(*arguments))
 torch.save(answers, sys.argv[2])
@@ -76,24 +80,25 @@ def advantage_questions() -> list:
 
 
 @pytest.fixture(scope="module")
-def trl_answers(tmp_path_factory):
-    """What TRL's own code makes of all questions, in order."""
-    folder = tmp_path_factory.mktemp("trl")
+def their_answers(tmp_path_factory):
+    """What TRL's and Unsloth's own code makes of all questions, in order."""
+    folder = tmp_path_factory.mktemp("judges")
     asked, answered = folder / "questions.pt", folder / "answers.pt"
     torch.save({"loss": loss_questions(), "advantages": advantage_questions()}, asked)
-    command = [sys.executable, "-c", ASK_TRL, asked, answered]
+    command = [sys.executable, "-c", ASK, asked, answered]
     run = subprocess.run(command, cwd=NOTEBOOKS, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-2000:]
     return torch.load(answered)
 
 
 @pytest.mark.parametrize("number", range(len(loss_questions())))
-def test_loss_and_gradient_are_trls(trl_answers, number):
+@pytest.mark.parametrize("judge", ["trl", "unsloth"])
+def test_loss_and_gradient_are_theirs(their_answers, judge, number):
     batch, name, options = loss_questions()[number]
     batch[0].requires_grad_()
     loss = by_hand.grpo_loss(*batch, name, **options)
     gradient = torch.autograd.grad(loss, batch[0])[0]
-    their_loss, their_gradient = trl_answers["loss"][number]
+    their_loss, their_gradient = their_answers[judge][number]
     torch.testing.assert_close(loss.detach(), their_loss)
     torch.testing.assert_close(gradient, their_gradient)
 
@@ -108,9 +113,9 @@ def test_questions_reach_the_clipped_and_the_free_parts():
 
 
 @pytest.mark.parametrize("number", range(len(advantage_questions())))
-def test_advantages_are_trls(trl_answers, number):
+def test_advantages_are_trls(their_answers, number):
     ours = by_hand.group_advantages(*advantage_questions()[number])
-    torch.testing.assert_close(ours, trl_answers["advantages"][number])
+    torch.testing.assert_close(ours, their_answers["advantages"][number])
 
 
 def test_micro_batches_of_dapo_add_up_to_the_whole_batch():
@@ -205,7 +210,7 @@ def test_probabilities_of_all_completions_sum_to_one():
     for steps in range(4):  # `steps` working steps, then the answer
         is_step = (torch.arange(3) < steps).unsqueeze(0)
         mask = (torch.arange(4) <= steps).unsqueeze(0)
-        total += (by_hand.pocket_logps(logits, is_step) * mask).sum().exp()
+        total += (dialects.pocket_logps(logits, is_step) * mask).sum().exp()
     torch.testing.assert_close(total, torch.tensor(1.0, dtype=torch.float64))
 
 

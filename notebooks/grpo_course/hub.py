@@ -157,9 +157,7 @@ def upload(api, folder: Path, repository: str, card: str) -> str:
     try:
         address = api.create_repo(repository, private=True, exist_ok=True)
         kept = [RECORD, "README.md"]
-        api.upload_folder(
-            repo_id=repository, folder_path=folder, ignore_patterns=kept
-        )
+        api.upload_folder(repo_id=repository, folder_path=folder, ignore_patterns=kept)
         api.upload_file(
             repo_id=repository, path_or_fileobj=card.encode(), path_in_repo="README.md"
         )
