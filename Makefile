@@ -43,8 +43,7 @@ experiments: env  ## all that the README and 04 and 05 show (hours; JOBS=16: soo
 results: env  ## draw the pictures and write the README's tables, from results/
 	@$(RUN) -m tools.report.draw_road
 	@$(RUN) -m tools.report.draw_results
-	@$(RUN) -m tools.report.results README.md
-	@$(RUN) -m tools.report.gpu_results README.md
+	@$(RUN) -m tools.report.results
 
 LOCK := uv pip compile --quiet --universal --generate-hashes --no-annotate \
   --custom-compile-command "make lock"

@@ -3,8 +3,8 @@
 No training here: a stub takes the place of the program that does one run.
 """
 
-import csv
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pytest
 from grpo_course.gauges import evaluation
 from grpo_course.ground import arithmetic, data, profiles
 from tools.measure import run_experiments as tool
-from tools.report import draw_results, results
+from tools.report import draw_results, results, runs, tables
 
 COURSE = tool.Run("course", 1)
 RANDOM = tool.Run("random", 1)
@@ -26,16 +26,14 @@ def place(tmp_path, monkeypatch) -> Path:
     """An empty place for the runs and for the tables."""
     monkeypatch.setattr(profiles, "detect_hardware", profiles.Hardware)
     monkeypatch.setattr(tool, "HOME", tmp_path / "seeds")
-    for name in ("RESULTS", "GAINS", "CURVES", "PASS_AT_K", "SAMPLES"):
-        path = tmp_path / "results" / getattr(results, name).name
-        monkeypatch.setattr(results, name, path)
+    monkeypatch.setattr(tables, "RESULTS", tmp_path / "results")
     return tmp_path
 
 
 def write_stage(run: tool.Run, stage: str, correct=(1, 0), **metrics) -> Path:
     """A stage as far as the tool reads it."""
     profile = profiles.load_profile(run.environment)
-    greedy = dict.fromkeys(results.MEASURES, 0.5) | {"n": len(correct)}
+    greedy = dict.fromkeys(runs.MEASURES, 0.5) | {"n": len(correct)}
     both = {"greedy": greedy, "sampled": {"accuracy": 0.25}}
     manifest = {
         "stage": stage,
@@ -148,7 +146,7 @@ time.sleep(0.3)
 if home.name == "1":
     stage = home / "stages" / "sft"
     stage.mkdir(parents=True)
-    (stage / "manifest.json").write_text("{}")
+    (stage / "manifest.json").write_text('{"stage": "sft"}')
 with log.open("a") as file: file.write(f"-{home.name}\\n")
 sys.exit(home.name == "1-format")
 """
@@ -209,42 +207,42 @@ def test_the_tables_hold_what_is_done_and_nothing_else():
     (more.home / "further.jsonl").touch()
     write_stage(more, "sft", correct=(1, 1, 1), log_history=[{"step": 1, "loss": 2.0}])
     tool.collect()
-    rows = {row["experiment"]: row for row in results.read(results.GAINS)}
+    rows = {row["experiment"]: row for row in tables.read("experiments.json")}
     assert rows.keys() == {"course", "sft-more"}
     assert rows["course"]["before"] == pytest.approx(1 / 3, abs=1e-4)
     assert rows["course"]["p_value"] == 1.0  # two won, one lost
     assert rows["sft-more"]["before"] == rows["course"]["before"]
-    with results.CURVES.open(newline="") as file:
-        curves = list(csv.DictReader(file))
+    curves = tables.read("curves.csv")
     assert [row["experiment"] for row in curves] == ["course", "sft-more"]
-    assert curves[0]["right"] == "0.12346" and curves[1]["right"] == ""
-    assert [row["stage"] for row in results.read(results.RESULTS)] == ["sft", "grpo"]
+    assert curves[0]["right"] == 0.12346 and math.isnan(curves[1]["right"])
+    assert [row["stage"] for row in tables.read("cpu.json")] == ["sft", "grpo"]
 
 
 def test_rows_of_runs_that_are_not_here_stay():
-    results.RESULTS.parent.mkdir()
-    results.save(results.GAINS, [{"experiment": "fixed", "seed": 1, "accuracy": 0.5}])
-    results.save_csv(results.CURVES, [{"experiment": "fixed", "seed": 1, "step": 1}])
+    fixed = {"experiment": "fixed", "seed": 1}
+    tables.write("experiments.json", [fixed | {"accuracy": 0.5}])
+    tables.write("curves.csv", [fixed | {"step": 1}])
     write_stage(COURSE, "sft")
     write_stage(COURSE, "grpo", log_history=[ENTRY])
     for _ in range(2):  # and nothing is there twice
         tool.collect()
-        rows, curves = results.read(results.GAINS), results.read_csv(results.CURVES)
+        rows, curves = map(tables.read, ("experiments.json", "curves.csv"))
         for table in (rows, curves):
             assert [row["experiment"] for row in table] == ["course", "fixed"]
-    assert rows[1]["accuracy"] == 0.5 and curves[1]["step"] == "1"
+    assert rows[1]["accuracy"] == 0.5 and curves[1]["step"] == 1
 
 
 def test_without_runs_the_tables_are_empty():
     tool.collect()
-    assert results.read(results.GAINS) == results.read(results.PASS_AT_K) == []
+    assert tables.read("experiments.json") == tables.read("pass-at-k.json") == []
 
 
 def test_counts_of_right_answers_are_collected_by_stage():
     run = tool.Run("pass-at-k", 1)
     run.home.mkdir(parents=True)
-    tool.counts_of(run).write_text(json.dumps({"sft": [0, 3], "grpo": [16, 2]}))
-    sft, grpo = tool.pass_rows()
+    run.counts.write_text(json.dumps({"sft": [0, 3], "grpo": [16, 2]}))
+    tool.collect()
+    sft, grpo = tables.read("pass-at-k.json")
     assert (sft["stage"], sft["right"], sft["samples"]) == ("sft", [0, 3], 16)
     assert grpo["right"] == [16, 2]
 
@@ -254,7 +252,7 @@ def test_pictures_and_the_readmes_table_are_made_of_the_tables(place, monkeypatc
         run.home.mkdir(parents=True, exist_ok=True)
         (run.home / "further.jsonl").touch()
         steps = [{"step": 1}, {"step": 2}]
-        entry = {key: 0.5 for key in tool.results.KEPT.values()}
+        entry = {key: 0.5 for key in runs.KEPT.values()}
         means = {f"rewards/{name}/mean": 0.5 for name in MONITORS}
         log = [step | entry | means for step in steps]
         if run.plan.makes == "grpo":
@@ -268,10 +266,8 @@ def test_pictures_and_the_readmes_table_are_made_of_the_tables(place, monkeypatc
     scores = {"n": 9, "accuracy": 0.5, "ci_low": 0.4, "ci_high": 0.6, "sampled": 0.4}
     stages = [on_a_gpu | scores | {"stage": stage} for stage in ("base", "sft", "grpo")]
     other = [row | {"seed": 2} for row in curve + stages]
-    results.save_csv(place / "curves.csv", [*other[:2], *curve])
-    results.save(place / "gpu.json", [*stages, *other[2:]])
-    monkeypatch.setattr(draw_results.gpu_results, "CURVES", place / "curves.csv")
-    monkeypatch.setattr(draw_results.gpu_results, "ACCURACY", place / "gpu.json")
+    tables.write("gpu-curves.csv", [*other[:2], *curve])
+    tables.write("gpu.json", [*stages, *other[2:]])
     monkeypatch.setattr(draw_results, "IMAGES", place / "images")
     assert [len(table) for table in draw_results.real_run()] == [3, 2]
     draw_results.main()
@@ -279,7 +275,7 @@ def test_pictures_and_the_readmes_table_are_made_of_the_tables(place, monkeypatc
     assert len(pictures) == 4 and all(
         p.read_bytes()[:4] == b"\x89PNG" for p in pictures
     )
-    rows = results.gains_as_markdown(results.read(results.GAINS)).splitlines()
+    rows = results.on_cpu().partition("\n\n")[2].splitlines()
     experiments = [plan for plan in tool.EXPERIMENTS.values() if plan.makes]
     assert len(rows) == 2 + len(experiments)
     assert len({row.count("|") for row in rows}) == 1

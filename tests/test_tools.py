@@ -1,6 +1,5 @@
 """The tools around the notebooks: set-up, runner, checker, results table."""
 
-import json
 import os
 import platform
 import shutil
@@ -16,7 +15,6 @@ import nbformat
 import pytest
 
 from grpo_course.ground import profiles
-from tools.report import results
 from tools.run import check_notebooks, export, nbtools, run_course, setup_env
 
 
@@ -318,57 +316,6 @@ def test_exported_modules_must_agree_with_their_notebooks(folder):
     assert export.differences(folder) == []
     path.unlink()
     assert len(export.differences(folder)) == 1
-
-
-# --- The results table ----------------------------------------------------------------
-
-
-def write_manifest(home: Path, stage: str, seed: int, **metrics) -> None:
-    path = home / "stages" / stage / "manifest.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({"settings": {"seed": seed}, "metrics": metrics}))
-
-
-GREEDY = {
-    "n": 300,
-    "accuracy": 0.843,
-    "ci_low": 0.798,
-    "ci_high": 0.88,
-    "format_rate": 1.0,
-    "mean_completion_tokens": 63.2,
-    "truncated_rate": 0.0,
-}
-
-
-def test_rows_come_from_the_manifests(tmp_path):
-    write_manifest(tmp_path, "grpo", 7, evaluation={"greedy": GREEDY}, minutes=4.0)
-    write_manifest(tmp_path, "sft", 7, evaluation={"greedy": {"n": 300}})
-    write_manifest(tmp_path, "template", 7)
-    sft, grpo = results.rows(tmp_path)
-    assert grpo == {"stage": "grpo", "seed": 7, **GREEDY, "minutes": 4.0}
-    assert sft["stage"] == "sft" and sft["n"] == 300 and sft["accuracy"] is None
-
-
-def test_no_stage_gives_no_rows_and_still_a_table(tmp_path):
-    assert results.rows(tmp_path) == []
-    assert results.as_text([]) and results.as_markdown([])
-
-
-def test_the_tables_show_every_row(tmp_path):
-    table = [{"stage": "grpo", "seed": 7, **GREEDY, "minutes": None}] * 2
-    assert len(results.as_text(table).splitlines()) == 3
-    assert "84.3%" in results.as_text(table)
-    markdown = results.as_markdown(table).splitlines()
-    assert len({line.count("|") for line in markdown}) == 1 and len(markdown) == 4
-
-
-def test_the_readme_keeps_everything_but_the_table():
-    text = f"a\n{results.START}\nold\n{results.END}\nb\n"
-    once = results.fill(text, [{"stage": "sft", **GREEDY}], [])
-    assert "old" not in once and once.startswith("a\n") and once.endswith("\nb\n")
-    assert results.fill(once, [], []) == results.fill(text, [], [])
-    with pytest.raises(ValueError):
-        results.fill("no markers", [], [])
 
 
 # --- Set-up ---------------------------------------------------------------------------

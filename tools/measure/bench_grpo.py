@@ -26,7 +26,7 @@ from pathlib import Path
 
 from grpo_course.ground import session
 from grpo_course.ground.profiles import PROFILES
-from tools.report import results
+from tools.report import tables
 
 A100 = PROFILES["a100"]
 A100_GIB = 79.1  # that torch sees on an A100 or H100 with 80 GB
@@ -69,8 +69,9 @@ def main() -> None:
         log = options.output.with_suffix(f".{name.replace(' ', '-')}.log")
         row = in_process(command, log, variant=name)
         print(json.dumps(row), flush=True)
-        table = [old for old in results.read(options.output) if not failed(old, name)]
-        results.save(options.output, results.merged(table, [row], KEY))
+        path = options.output.resolve()
+        rows = [old for old in tables.read(path) if not failed(old, name)]
+        tables.write(path, tables.merged(rows, [row], KEY))
 
 
 def failed(row: dict, variant: str) -> bool:

@@ -24,7 +24,7 @@ from pathlib import Path
 from grpo_course.ground import preflight, session
 from grpo_course.ground.profiles import PROFILES
 from tools.measure import bench_grpo, make_random_model
-from tools.report import results
+from tools.report import tables
 
 # GiB that torch sees on such a GPU, and the size of the profile's model
 TIERS = {
@@ -55,7 +55,7 @@ def main() -> None:
         log = options.output.with_suffix(f".{tier}.log")
         found = bench_grpo.in_process(command, log, profile=tier, step="load")
         rows = found if isinstance(found, list) else [found]
-        results.add(options.output, rows, ("profile",))
+        tables.add(options.output.resolve(), rows, ("profile",))
         print(*map(json.dumps, rows), sep="\n", flush=True)
 
 

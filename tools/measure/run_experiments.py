@@ -11,7 +11,7 @@
 Each run executes the real notebooks with other settings, in a COURSE_HOME of its own
 (COURSE_HOME/seeds/3407, .../3407-random, ...). Most begin with the warm-up that the
 course made with the same seed. A stopped run goes on where it was; a finished one is
-left alone. `collect` says what the tables hold.
+left alone.
 """
 
 import argparse
@@ -23,13 +23,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from grpo_course.gauges import evaluation
 from grpo_course.ground import data, profiles, session, stages
-from tools.report import results
+from tools import write_whole
+from tools.report import runs, tables
 from tools.run import nbtools, run_course
 
 HOME = stages.home() / "seeds"
@@ -37,6 +39,14 @@ STAGE_OF = {name[:2]: stage for stage, name in stages.NOTEBOOKS.items()}
 SEEDS = (3407, 1, 2)
 PASS_PROBLEMS, PASS_SAMPLES = 100, 16  # of pass@k
 CPU = profiles.PROFILES["cpu"]
+RUN = ("experiment", "seed")
+KEYS = {  # of each table in results/: what tells the rows of a run
+    "cpu.json": ("seed",),
+    "experiments.json": RUN,
+    "curves.csv": RUN,
+    "pass-at-k.json": ("seed",),
+    "samples.json": RUN,
+}
 
 
 @dataclass(frozen=True)
@@ -72,27 +82,31 @@ class Run:
         own = {"COURSE_HOME": str(self.home), "COURSE_SEED": str(self.seed)}
         return os.environ | {"COURSE_REWARD": "course"} | settings | own
 
-    def manifest(self, stage: str) -> dict | None:
-        """What one of its stages says of itself; None if it is not there."""
-        path = self.home / "stages" / stage / stages.MANIFEST
-        return json.loads(path.read_text()) if path.is_file() else None
+    @property
+    def counts(self) -> Path:
+        """How many of PASS_SAMPLES were right: {"sft": [a number a problem], ...}."""
+        return self.home / "right.json"
+
+    def manifest(self, stage: str) -> dict:
+        """What one of its stages says of itself; {} if it is not there."""
+        return runs.manifest(self.home, stage)
 
     def ready(self) -> bool:
         """Is the stage that it begins with there?"""
-        start = self.plan.start
-        return start is None or self.course.manifest(start) is not None
+        return self.plan.start is None or bool(self.course.manifest(self.plan.start))
 
     def finished(self) -> bool:
         """Has it been done, with these very settings?"""
-        if not self.plan.notebooks:
-            return counts_of(self).is_file()
-        manifest = self.manifest(self.plan.makes)
-        if manifest is None:
-            return False
-        profile = profiles.load_profile(self.environment)
-        same = manifest["settings"] == profile.settings_for(self.plan.makes)
-        asked = evaluation.conditions(profile)
-        return same and manifest["facts"].get("evaluation") == asked
+        if not self.plan.makes:
+            return self.counts.is_file()
+        profile, told = (
+            profiles.load_profile(self.environment),
+            self.manifest(self.plan.makes),
+        )
+        return bool(told) and (
+            told["settings"] == profile.settings_for(self.plan.makes)
+            and told["facts"].get("evaluation") == evaluation.conditions(profile)
+        )
 
 
 @dataclass(frozen=True)
@@ -163,7 +177,7 @@ def prepare_more_sft(run: Run) -> None:
     profile = profiles.load_profile(run.environment)
     warm = run.course.manifest("sft")
     template = run.manifest("template")
-    if template and template["metrics"] == warm["metrics"]:
+    if template.get("metrics") == warm["metrics"]:
         return
     settings = profile.settings_for("template")
     base = stages.open_stage("base", profile)
@@ -186,21 +200,12 @@ def write_further_rows(path: Path, seed: int, count: int) -> None:
         for row in data.load_rows("embedded:sft", "sft", other):
             if row["problem"] not in seen:
                 rows.setdefault(row["problem"], row)
-    partial = path.with_suffix(".partial")
-    lines = [json.dumps(row) for row in list(rows.values())[:count]]
-    partial.write_text("\n".join(lines) + "\n")
-    partial.replace(path)
-
-
-def counts_of(run: Run) -> Path:
-    return run.home / "right.json"
+    lines = [json.dumps(row) + "\n" for row in list(rows.values())[:count]]
+    write_whole(path, "".join(lines))
 
 
 def count_right_answers(run: Run) -> None:
-    """Sample 16 answers to each of 100 held-out problems, before and after GRPO.
-
-    Writes how many were right: {"sft": [one number a problem], "grpo": [...]}.
-    """
+    """Sample answers to problems, before and after GRPO: see `run.counts`."""
     if run.finished():
         return
     os.environ["COURSE_HOME"] = str(run.course.home)
@@ -226,9 +231,7 @@ def count_right_answers(run: Run) -> None:
         )
         groups = range(0, len(asked), PASS_SAMPLES)
         found[name] = [sum(marked.correct[i : i + PASS_SAMPLES]) for i in groups]
-    partial = counts_of(run).with_suffix(".partial")
-    partial.write_text(json.dumps(found))
-    partial.replace(counts_of(run))
+    write_whole(run.counts, json.dumps(found))
 
 
 # --- The table. Its order is the order in which runs are started. ---------------------
@@ -303,10 +306,10 @@ EXPERIMENTS = {
 }
 
 
-def all_runs() -> Iterator[Run]:
-    for experiment, plan in EXPERIMENTS.items():
-        for seed in plan.seeds:
-            yield Run(experiment, seed)
+def all_runs() -> list[Run]:
+    return [
+        Run(name, seed) for name, plan in EXPERIMENTS.items() for seed in plan.seeds
+    ]
 
 
 def chosen_runs(names: list[str]) -> list[Run]:
@@ -315,209 +318,149 @@ def chosen_runs(names: list[str]) -> list[Run]:
     for name in names:
         if name not in EXPERIMENTS and name not in known:
             sys.exit(f"{name!r} is no experiment: --list shows all of them.")
-    return [
-        run
-        for run in known.values()
-        if not names or run.name in names or run.experiment in names
-    ]
+    wanted = set(names) or set(known)
+    return [r for r in known.values() if wanted & {r.name, r.experiment}]
 
 
 # --- Many runs ------------------------------------------------------------------------
 
 
-def work(runs: list[Run], jobs: int) -> list[str]:
+def work(todo: list[Run], jobs: int) -> list[str]:
     """Do the runs, up to `jobs` at a time; the names of those that did not end well.
 
-    Each is a process of its own, and writes to run.log in its home. One that begins
-    with a stage of another waits for it.
+    The courses come first, because the others begin with their stages.
     """
-    waiting, running, failed = list(runs), {}, []
-    try:
-        while waiting or running:
-            for process in [p for p in running if p.poll() is not None]:
-                run, started = running.pop(process)
-                good = process.returncode == 0 or run.finished()
-                failed += [] if good else [run.name]
-                minutes = (time.monotonic() - started) / 60
-                how = "done" if good else f"FAILED: see {run.home / 'run.log'}"
-                print(f"{run.name:<20} {minutes:5.1f} min  {how}", flush=True)
-            ready = [run for run in waiting if run.ready()]
-            for run in ready[: jobs - len(running)]:
-                waiting.remove(run)
-                running[start(run, jobs)] = run, time.monotonic()
-            if waiting and not running:
-                for run in waiting:
-                    print(f"{run.name} needs the course of seed {run.seed} first.")
-                return failed + [run.name for run in waiting]
-            time.sleep(0.5)
-    finally:
-        for process in running:
-            process.terminate()
-        for process in running:
-            process.wait()
+    failed, running = [], []
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            for first in (True, False):
+                part = [run for run in todo if (run.plan.start is None) == first]
+                good = pool.map(lambda run: do(run, jobs, running), part)
+                failed += [r.name for r, g in zip(part, good, strict=True) if not g]
+        except BaseException:  # stopped: so are all
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in running:
+                process.terminate()
+            raise
     return failed
 
 
-def start(run: Run, jobs: int) -> subprocess.Popen:
-    """Start this program again for one run."""
+def do(run: Run, jobs: int, running: list[subprocess.Popen]) -> bool:
+    """Start this program again for one run, which writes to run.log in its home."""
+    if not run.ready():
+        print(f"{run.name} needs the course of seed {run.seed} first.", flush=True)
+        return False
+    started, log = time.monotonic(), run.home / "run.log"
     run.home.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | ({"OMP_NUM_THREADS": "1"} if jobs > 1 else {})
-    with (run.home / "run.log").open("a") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", __spec__.name, "--in-this-process", run.name],
-            env=environment,
-            stdout=log,
-            stderr=log,
+    with log.open("a") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", __spec__.name, "--one", run.name],
+            env=os.environ | ({"OMP_NUM_THREADS": "1"} if jobs > 1 else {}),
+            stdout=file,
+            stderr=file,
         )
+    running.append(process)
+    good = process.wait() == 0 or run.finished()
+    minutes = (time.monotonic() - started) / 60
+    how = "done" if good else f"FAILED: see {log}"
+    print(f"{run.name:<20} {minutes:5.1f} min  {how}", flush=True)
+    return good
 
 
 # --- The tables -----------------------------------------------------------------------
 
 
 def collect() -> None:
-    """Write what the finished runs say to results/; see each function for one table.
+    """Write what the finished runs say to results/.
 
-    Rows of runs that are not in this COURSE_HOME stay as they are.
+    Rows of runs that are not in this COURSE_HOME stay as they are. cpu.json: see
+    runs.evaluated. experiments.json: see outcome. curves.csv: a row a run and step of
+    GRPO. pass-at-k.json: how many of each problem's samples were right (a list).
+    samples.json: what the first seed's runs answered to a few problems, greedily.
     """
-    results.RESULTS.parent.mkdir(exist_ok=True)
-    run, seed = ("experiment", "seed"), ("seed",)
-    for path, rows, key in (
-        (results.RESULTS, stage_rows(), seed),
-        (results.GAINS, outcome_rows(), run),
-        (results.PASS_AT_K, pass_rows(), seed),
-        (results.SAMPLES, sample_rows(), run),
-    ):
-        results.save(path, in_order(results.merged(results.read(path), rows, key)))
-    curves = results.merged(results.read_csv(results.CURVES), curve_rows(), run)
-    results.save_csv(results.CURVES, in_order(curves))
-
-
-def in_order(rows: list[dict]) -> list[dict]:
-    """Rows by experiment and seed, as they stand above; equal ones keep their order."""
-    experiments, seeds = list(EXPERIMENTS), list(map(str, SEEDS))
-    known = [r for r in rows if r.get("experiment", "course") in EXPERIMENTS]
-    return sorted(
-        known,
-        key=lambda row: (
-            experiments.index(row.get("experiment", "course")),
-            seeds.index(str(row["seed"])),
-        ),
-    )
-
-
-def finals() -> Iterator[tuple[Run, dict, dict]]:
-    """Each run that is done: it, the metrics it began with, its last manifest."""
+    new = {name: [] for name in KEYS}
     for run in all_runs():
-        last = run.manifest(run.plan.makes) if run.plan.makes else None
-        first = run if run.plan.makes == "grpo" else run.course
-        before = first.manifest("sft")
-        if last and before:
-            yield run, before["metrics"], last
+        key = {"experiment": run.experiment, "seed": run.seed}
+        if run.experiment == "course":
+            new["cpu.json"] += runs.evaluated(run.home)
+        if not run.plan.makes and run.finished():
+            row = {"seed": run.seed, "samples": PASS_SAMPLES}
+            counts = json.loads(run.counts.read_text())
+            new["pass-at-k.json"] += [
+                row | {"stage": s, "right": counts[s]} for s in counts
+            ]
+        last = run.manifest(run.plan.makes or "")
+        first = (run if run.plan.makes == "grpo" else run.course).manifest("sft")
+        if last and first:
+            told = last["metrics"]
+            new["experiments.json"].append(key | outcome(run, first["metrics"], last))
+            new["curves.csv"] += [key | runs.logged(e) for e in told["log_history"]]
+            if run.seed == SEEDS[0]:
+                new["samples.json"] += [key | sample for sample in told["samples"]]
+    order = [(run.experiment, run.seed) for run in all_runs()]
+
+    def place(row: dict) -> tuple[str, int]:
+        return row.get("experiment", "course"), row["seed"]
+
+    for name, key in KEYS.items():
+        rows = tables.merged(tables.read(name), new[name], key)
+        rows = [row for row in rows if place(row) in order]
+        tables.write(name, sorted(rows, key=lambda row: order.index(place(row))))
 
 
-def stage_rows() -> list[dict]:
-    """One row a stage of the course and seed: see results.rows."""
-    homes = [Run("course", seed).home for seed in SEEDS]
-    return [row for home in homes for row in results.rows(home)]
+def outcome(run: Run, before: dict, last: dict) -> dict:
+    """What changed on the same held-out problems, greedy decoding.
 
-
-def outcome_rows() -> list[dict]:
-    """One row a run: what changed on the same held-out problems, greedy decoding.
-
-    Keys: experiment, about, seed, n, before and accuracy (after it; both 0 to 1) with
-    ci_low and ci_high, p_value (exact McNemar test), sampled (accuracy when sampled as
-    in training), format_rate, mean_completion_tokens, truncated_rate, minutes, and what
-    it ran on.
+    Besides what runs.evaluated tells: before and accuracy (after it; both 0 to 1),
+    p_value (exact McNemar test), sampled (accuracy when sampled as in training), and
+    what it ran on.
     """
-    rows = []
-    for run, before, last in finals():
-        after = last["metrics"]
-        old, new = before["correct"], after["correct"]
-        greedy = after["evaluation"]["greedy"]
-        row = {"experiment": run.experiment, "about": run.plan.about}
-        row |= {"seed": run.seed, "n": len(new), "before": sum(old) / len(old)}
-        row |= {name: greedy[name] for name in results.MEASURES if name != "n"}
-        row |= {"sampled": after["evaluation"]["sampled"]["accuracy"]}
-        row |= {"p_value": evaluation.paired_p_value(old, new)}
-        row |= {"minutes": after.get("minutes")} | ran_on(last)
-        rows.append({name: results.short(value) for name, value in row.items()})
-    return rows
+    after = last["metrics"]
+    old, new = before["correct"], after["correct"]
+    row = {"about": run.plan.about, "n": len(new), "before": sum(old) / len(old)}
+    row |= {k: after["evaluation"]["greedy"][k] for k in runs.MEASURES if k != "n"}
+    row |= {"sampled": after["evaluation"]["sampled"]["accuracy"]}
+    row |= {"p_value": evaluation.paired_p_value(old, new)}
+    row |= {"minutes": after.get("minutes"), "machine": machine()}
+    row |= {name: last["packages"].get(name) for name in ("python", "torch")}
+    return {name: tables.short(value) for name, value in row.items()}
 
 
-def ran_on(manifest: dict) -> dict:
-    """Python and torch of a stage, and this machine."""
+def machine() -> str:
+    """The name of the processor, and its threads."""
     info = Path("/proc/cpuinfo")
-    names = [
-        line.partition(":")[2].strip()
-        for line in (info.read_text().splitlines() if info.exists() else ())
-        if line.startswith("model name")
-    ]
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
     name = names[0] if names else platform.processor() or platform.machine()
-    packages = manifest["packages"]
-    versions = {key: packages.get(key) for key in ("python", "torch")}
-    return versions | {"machine": f"{name}, {os.cpu_count()} threads"}
-
-
-def curve_rows() -> list[dict]:
-    """One row a run and step: what GRPO logged."""
-    return [
-        {"experiment": run.experiment, "seed": run.seed} | results.logged(entry)
-        for run, _, last in finals()
-        for entry in last["metrics"]["log_history"]
-    ]
-
-
-def pass_rows() -> list[dict]:
-    """One row a seed and stage: of `samples` samples, how many of each problem's were
-    right (a list, one number a problem)."""
-    rows = []
-    for run in all_runs():
-        if run.experiment == "pass-at-k" and run.finished():
-            for stage, right in json.loads(counts_of(run).read_text()).items():
-                row = {"seed": run.seed, "stage": stage, "samples": PASS_SAMPLES}
-                rows.append(row | {"right": right})
-    return rows
-
-
-def sample_rows() -> list[dict]:
-    """What each run of the first seed answered to a few held-out problems, greedy."""
-    return [
-        {"experiment": run.experiment, "seed": run.seed, **sample}
-        for run, _, last in finals()
-        if run.seed == SEEDS[0]
-        for sample in last["metrics"]["samples"]
-    ]
+    return f"{name}, {os.cpu_count()} threads"
 
 
 # --- The command ----------------------------------------------------------------------
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Run the measured experiments.")
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", help="experiments or single runs")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--list", action="store_true", help="show all, run none")
     parser.add_argument("--collect-only", action="store_true", help="only the tables")
-    parser.add_argument(
-        "--in-this-process", action="store_true", help=argparse.SUPPRESS
-    )
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    runs = chosen_runs(given.names)
-    if given.in_this_process:
-        return execute(runs[0])
+    todo = chosen_runs(given.names)
+    if given.one:
+        return execute(todo[0])
     if given.list:
-        for run in runs:
+        for run in todo:
             state = "done" if run.finished() else ""
             print(f"{run.name:<20} {state:<5} {run.plan.about}")
         return
     failed = []
-    if not given.collect_only:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-        try:
-            failed = work([run for run in runs if not run.finished()], given.jobs)
-        finally:
-            collect()
-    collect()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        if not given.collect_only:
+            failed = work([run for run in todo if not run.finished()], given.jobs)
+    finally:
+        collect()
     if failed:
         sys.exit(f"Not done: {', '.join(failed)}.")
 

@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from tools.report import gpu_results, results
+from tools.report import gpu_run, tables
 from tools.run import nbtools, run_course
 
 KEY = ("machine", "profile", "model", "gib_held", "start", "notebook")
@@ -26,7 +26,9 @@ KEY = ("machine", "profile", "model", "gib_held", "start", "notebook")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--output", type=Path, default=gpu_results.COURSE)
+    parser.add_argument(
+        "--output", type=Path, default=tables.RESULTS / "gpu-course.json"
+    )
     options = parser.parse_args()
     homes = {start: options.folder.resolve() / start for start in ("cold", "warm")}
     if there := [home for home in homes.values() if home.exists()]:
@@ -39,7 +41,7 @@ def main() -> None:
             run(home, seconds)
         finally:  # if a notebook failed, what the others took is kept
             rows = [row | {"start": start} for row in rows_of(home, seconds)]
-            results.add(options.output, rows, KEY)
+            tables.add(options.output.resolve(), rows, KEY)
 
 
 def run(home: Path, seconds: dict[str, float]) -> None:
@@ -58,7 +60,7 @@ def run(home: Path, seconds: dict[str, float]) -> None:
 
 def rows_of(home: Path, seconds: dict[str, float]) -> list[dict]:
     """A row a notebook, by what the long steps' manifests say of the machine."""
-    usage = gpu_results.collect(home).usage
+    usage = gpu_run.usage_rows(home)
     if not usage:
         return []
     last = usage[-1]

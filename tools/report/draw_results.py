@@ -9,12 +9,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import pandas as pd  # noqa: E402
 
-from tools.report import (
-    gpu_results,  # noqa: E402
-    results,  # noqa: E402
-)
+from tools import ROOT  # noqa: E402
+from tools.report import gpu_run, tables  # noqa: E402
 
-IMAGES = results.ROOT / "images"
+IMAGES = ROOT / "images"
 STAGE_COLOURS = {"base": "#bab0ac", "sft": "#4c78a8", "grpo": "#54a24b"}
 STYLE_COLOURS = {"none": "#bab0ac", "expression": "#f58518"}
 STYLE_COLOURS |= {"steps": "#4c78a8", "detail": "#54a24b"}
@@ -118,13 +116,13 @@ REAL_MODEL = "Qwen2.5-Coder-1.5B-Instruct"  # the one that README and 05 speak o
 
 def real_run() -> tuple[pd.DataFrame, pd.DataFrame] | None:
     """Stages and curve of the last run of REAL_MODEL; None if there is none."""
-    curves = results.read_csv(gpu_results.CURVES)
+    curves = tables.read("gpu-curves.csv")
     last = next((row for row in curves[::-1] if row["model"] == REAL_MODEL), None)
     if last is None:
         return None
-    run = partial(results.key_of, names=gpu_results.RUN)
-    tables = results.read(gpu_results.ACCURACY), curves
-    table, curve = ([r for r in rows if run(r) == run(last)] for rows in tables)
+    run = partial(tables.key_of, names=gpu_run.RUN)
+    both = tables.read("gpu.json"), curves
+    table, curve = ([r for r in rows if run(r) == run(last)] for rows in both)
     return pd.DataFrame(table), pd.DataFrame(curve)
 
 
@@ -135,7 +133,7 @@ def draw_real_run(table: pd.DataFrame, curve: pd.DataFrame):
     places = [list(STAGE_COLOURS).index(stage) for stage in table["stage"]]
     left.scatter(places, table["sampled"], color="black", marker="x", zorder=3)
     left.set_title(f"accuracy on {table['n'].iloc[0]:,} held-out problems")
-    share = curve.astype({"step": int, "right": float}).set_index("step")["right"]
+    share = curve.set_index("step")["right"]
     right.plot(share, ".", color="#bab0ac")
     right.plot(share.rolling(15, center=True).mean(), color="#54a24b")
     right.set(xlabel="step of GRPO", ylim=(0, 1))
@@ -150,10 +148,8 @@ def save(fig, name: str) -> None:
 
 
 def main() -> None:
-    table, outcomes = (
-        pd.DataFrame(results.read(path)) for path in (results.RESULTS, results.GAINS)
-    )
-    curves = pd.read_csv(results.CURVES)
+    names = ("cpu.json", "experiments.json", "curves.csv")
+    table, outcomes, curves = (pd.DataFrame(tables.read(name)) for name in names)
     fig, axes = plt.subplots(1, 3, figsize=(13, 3.4))
     draw_stages(axes[0], table)
     draw_styles(axes[1], curves)

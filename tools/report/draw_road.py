@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.patches import FancyBboxPatch  # noqa: E402
 
-from tools.report import results  # noqa: E402
+from tools import ROOT  # noqa: E402
 
 STOPS = {  # what a notebook is about, and the stage it leaves behind
     "00": ("why GRPO", ""),
@@ -54,7 +54,7 @@ def draw(here: str):
 
 
 def main() -> None:
-    folder = results.ROOT / "images"
+    folder = ROOT / "images"
     folder.mkdir(exist_ok=True)
     for number in STOPS:
         fig = draw(number)

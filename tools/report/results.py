@@ -1,216 +1,189 @@
-"""The tables of what the model can do: after each stage, and after each experiment.
+"""Write the README's tables from results/: `make results`. No number is ever typed."""
 
-`make course` prints the first, from the stages' manifests; `make seeds` and `make
-experiments` collect both in results/, and `make results` writes them from there into
-the README, so that no number is ever typed.
-"""
+from collections.abc import Callable
+from typing import NamedTuple
 
-import csv
-import json
-import math
-import sys
-from pathlib import Path
+import pandas as pd
 
-from tools import ROOT
+from grpo_course.gauges.evaluation import mcnemar_p_value
+from tools import ROOT, write_whole
+from tools.measure import bench_grpo
+from tools.measure.make_random_model import QWEN3_8B
+from tools.report import runs, tables
 
-RESULTS = ROOT / "results" / "cpu.json"  # a row a stage of the course
-GAINS = ROOT / "results" / "experiments.json"  # a row a run of GRPO
-CURVES = ROOT / "results" / "curves.csv"  # a row a run and step
-PASS_AT_K = ROOT / "results" / "pass-at-k.json"
-SAMPLES = ROOT / "results" / "samples.json"
-START, END = "<!-- results:start -->", "<!-- results:end -->"
-
-# What is evaluated, and the stage whose manifest tells: the base model gets its
-# adapter and its template before it is asked, and neither changes what it says.
-STAGES = {"base": "template", "sft": "sft", "grpo": "grpo"}
-MEASURES = ("n", "accuracy", "ci_low", "ci_high", "format_rate")
-MEASURES += ("mean_completion_tokens", "truncated_rate")
-HEADINGS = ("stage", "seed", "n", "accuracy", "95 % interval", "format")
-HEADINGS += ("tokens", "cut off", "minutes")
+GAINS = """run: {experiment} | what it is: {about} || seeds: {seeds}
+| before: {before:.1%} | after: {accuracy:.1%}
+| gain, lowest to highest: {gain:+.1f} points ({spread})"""
 
 
-def rows(home: Path) -> list[dict]:
-    """One row for each evaluated stage under a COURSE_HOME, greedy decoding, in order.
-
-    Keys: stage, seed, n (problems), accuracy with ci_low and ci_high (its 95 %
-    interval), format_rate, mean_completion_tokens, truncated_rate, minutes (of the
-    stage). Rates are from 0 to 1; what a manifest does not tell is None.
-    """
-    found = []
-    for stage, folder in STAGES.items():
-        path = Path(home) / "stages" / folder / "manifest.json"
-        if not path.is_file():
-            continue
-        manifest = json.loads(path.read_text())
-        metrics = manifest.get("metrics", {})
-        greedy = metrics.get("evaluation", {}).get("greedy")
-        if greedy:
-            row = {"stage": stage, "seed": manifest.get("settings", {}).get("seed")}
-            row |= {name: greedy.get(name) for name in MEASURES}
-            found.append(row | {"minutes": metrics.get("minutes")})
-    return found
-
-
-def as_text(table: list[dict]) -> str:
-    """The table for a terminal, in aligned columns."""
-    if not table:
-        return "No stage has been evaluated yet."
-    lines = [HEADINGS, *map(_cells, table)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADINGS))]
-    first, *others = widths
-    template = "  ".join([f"{{:<{first}}}", *(f"{{:>{width}}}" for width in others)])
-    return "\n".join(template.format(*line) for line in lines)
-
-
-def as_markdown(table: list[dict]) -> str:
-    """The table for the README."""
-    if not table:
-        return "*Not measured yet.*"
-    rule = ("---",) + ("---:",) * (len(HEADINGS) - 1)
-    lines = [HEADINGS, rule, *map(_cells, table)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _cells(row: dict) -> tuple[str, ...]:
-    def show(name: str, pattern: str) -> str:
-        value = row.get(name)
-        return "-" if value is None else pattern.format(value)
-
-    low, high = show("ci_low", "{:.1%}"), show("ci_high", "{:.1%}")
-    return (
-        show("stage", "{}"),
-        show("seed", "{}"),
-        show("n", "{}"),
-        show("accuracy", "{:.1%}"),
-        f"{low} to {high}",
-        show("format_rate", "{:.1%}"),
-        show("mean_completion_tokens", "{:.1f}"),
-        show("truncated_rate", "{:.1%}"),
-        show("minutes", "{:.1f}"),
-    )
-
-
-def gains_as_markdown(table: list[dict]) -> str:
-    """What each experiment changed, for the README: a row an experiment."""
-    lines = [
-        "| run | what it is | seeds | before | after | gain, lowest to highest |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
+def gains(outcomes: list[dict]) -> list[dict]:
+    """A row an experiment: means over its seeds, and what it changed, in points."""
+    runs = pd.DataFrame(outcomes)
+    runs["gain"] = 100 * (runs["accuracy"] - runs["before"])
+    groups = runs.groupby(["experiment", "about"], sort=False)
+    means = groups[["before", "accuracy", "gain"]].mean()
+    gain = groups["gain"].agg(["size", "min", "max"])
+    spread = [
+        f"{row.min:+.1f} to {row.max:+.1f}" if row.size > 1 else "one seed"
+        for row in gain.itertuples()
     ]
-    for name in dict.fromkeys(row["experiment"] for row in table):
-        runs = [row for row in table if row["experiment"] == name]
-        before, after = ([row[k] for row in runs] for k in ("before", "accuracy"))
-        gains = sorted(
-            100 * (new - old) for old, new in zip(before, after, strict=True)
-        )
-        spread = f"{gains[0]:+.1f} to {gains[-1]:+.1f}" if gains[1:] else "one seed"
-        lines.append(
-            f"| {name} | {runs[0]['about']} | {len(runs)} | {_mean(before):.1%} "
-            f"| {_mean(after):.1%} | {_mean(gains):+.1f} points ({spread}) |"
-        )
-    return "\n".join(lines) if table else "*Not measured yet.*"
+    means = means.assign(seeds=gain["size"], spread=spread)
+    return means.reset_index().to_dict("records")
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+def on_cpu() -> str:
+    """The tables of the tiny model: each stage, and each experiment."""
+    stages = tables.markdown(runs.COLUMNS, tables.read("cpu.json"))
+    outcomes = tables.read("experiments.json")
+    return f"{stages}\n\n{tables.markdown(GAINS, gains(outcomes) if outcomes else [])}"
 
 
-def short(value):
-    """A number with five significant digits, for a small file; else the value."""
-    if not isinstance(value, float) or not math.isfinite(value):
-        return value
-    return float(f"{value:.5g}")
+# --- On GPUs --------------------------------------------------------------------------
 
 
-KEPT = {  # of what GRPO logs at each step, under shorter names
-    "loss": "loss",
-    "grad_norm": "grad_norm",
-    "reward": "reward",
-    "reward_std": "reward_std",
-    "zero_std": "frac_reward_zero_std",
-    "tokens": "completions/mean_length",
-    "clipped": "completions/clipped_ratio",
-    "entropy": "entropy",
+def courses(rows: list[dict]) -> list[dict]:
+    """A row a run of the notebooks, from a row a notebook."""
+    runs: dict[tuple, dict] = {}
+    for row in rows:
+        key = tables.key_of(row, ("machine", "gib_held", "profile", "model", "start"))
+        run = runs.setdefault(key, row | {"times": []})
+        run[f"in {row['notebook'][:2]}"] = row["seconds"]
+        run["times"].append(row["seconds"])
+        run["first"] = row.get("to_first_step_s") or run.get("first")
+        run["all"] = sum(run["times"]) if len(run["times"]) == 6 else None
+    return list(runs.values())
+
+
+def shares(rows: list[dict]) -> list[dict]:
+    """Rows of bench_grpo, with each rate also as a share of its own GPU's ideal one."""
+    names = ("bandwidth_tb_per_s", "rate_tflop_per_s")
+    limits = {r["machine"]: {n: r[n] for n in names} for r in rows if names[0] in r}
+    for row in rows:
+        if "error" not in row and row.get("machine") in limits:
+            there = limits[row["machine"]]
+            best = bench_grpo.ideal_step(row["completions"], QWEN3_8B, **there)
+            row["share"] = row["tokens_per_s"] / best["tokens_per_s"]
+    return rows
+
+
+def chosen(rows: list[dict]) -> str:
+    """A sentence on the variant with the batch of the profile a100, if it was tried."""
+    rates = {
+        (row.get("machine"), row["variant"]): row.get("tokens_per_s") for row in rows
+    }
+    batch = f"{bench_grpo.A100.grpo_batch_size} x {bench_grpo.A100.grpo_grad_accum}"
+    for gpu in dict.fromkeys(gpu for gpu, _ in rates):
+        ours, old = (rates.get((gpu, v)) for v in (f"unsloth {batch}", "tutorial"))
+        if ours and old:
+            times = f"{ours / old:.1f} times the tutorial's tokens a second"
+            return f"\n\nThe profile `a100` takes {batch}: {times}."
+    return ""
+
+
+class Table(NamedTuple):
+    """One of the README's tables of what was measured on GPUs."""
+
+    title: str
+    columns: str
+    caption: str  # what to know when reading it
+    rows: Callable[[list[dict]], list[dict]] = list  # what to show of the file's rows
+    after: Callable[[list[dict]], str] = lambda rows: ""
+
+    def markdown(self, rows: list[dict]) -> str:
+        """The table of a file's rows."""
+        for row in rows:
+            held = f", held to {row['gib_held']:g} GiB" if row.get("gib_held") else ""
+            row["where"] = row.get("machine", "-") + held
+            if "gained" in row:
+                row["p"] = mcnemar_p_value(row["gained"], row["lost"])
+        return tables.markdown(self.columns, self.rows(rows)) + self.after(rows)
+
+
+GPU_TABLES = {
+    "gpu.json": Table(
+        "What the models could do",
+        "machine: {machine} | model: {model} | stage: {stage} || n: {n}"
+        "| accuracy: {accuracy:.1%} | 95 % interval: {ci_low:.1%} to {ci_high:.1%}"
+        "| format: {format_rate:.1%} | accuracy, sampled: {sampled:.1%}"
+        "| gained and lost since SFT: +{gained} -{lost} (p = {p:.2g})",
+        "Greedily, and with completions sampled as GRPO samples them. The last column "
+        "counts problems, and p is that of McNemar's exact test.",
+    ),
+    "gpu-usage.json": Table(
+        "Time and memory of the long steps",
+        "machine: {where} | profile: {profile} | model: {model} | step: {step}"
+        "|| minutes: {minutes:.1f} | GiB at the peak: {gib_peak:.1f}"
+        "| start to first step (s): {to_first_step_s:.0f}"
+        "| seconds a step: {step_s:.2f} | tokens a second: {tokens_per_s:,.0f}",
+        "Of runs of the notebooks. vLLM takes its share of the whole GPU, or of what "
+        "it is held to, however small the model.",
+    ),
+    "gpu-course.json": Table(
+        "Seconds of each notebook",
+        "machine: {where} | profile: {profile} | model: {model} | start: {start}||"
+        + "|".join(f"0{n}: {{in 0{n}:.0f}}" for n in range(1, 7))
+        + "| 01 to 06: {all:.0f} | start of 05 to first step: {first:.0f}",
+        "With the imports; cold, and with the compilers' caches of an earlier run.",
+        courses,
+    ),
+    "gpu-exports.json": Table(
+        "Exports, read by other software",
+        "machine: {machine} | model: {model} | read as: {read as}"
+        "|| same completions: {same completions} | accuracy: {accuracy:.0%}"
+        "| 95 % interval: {ci_low:.0%} to {ci_high:.0%}"
+        "| largest logit difference: {largest logit difference:.2g}"
+        "| tokens a second: {tokens a second:,.0f}",
+        "The proof of notebook 06: each set against the adapter as it is in that "
+        "notebook, on a hundred held-out problems and one more question (the accuracy "
+        "is of the hundred). Where vLLM is not named, transformers and PEFT read the "
+        "export, in a fresh process. The speeds are those of one run.",
+    ),
+    "gpu-tiers.json": Table(
+        "Does each profile fit its GPU?",
+        "profile: {profile} | random weights: {model} | machine: {machine}"
+        "| step: {step} || held to (GiB): {gib_held:g} | GiB loaded: {gib_loaded:g}"
+        "| GiB at the peak: {gib_peak:.1f} | seconds a step: {step_s:.2f}"
+        "| first step (s): {first_step_s:.0f}",
+        "A few steps with the longest rows and completions, on a larger GPU held to "
+        "the memory of the smaller one, whose seconds these are not.",
+    ),
+    "gpu-throughput.json": Table(
+        "How fast is GRPO at 8B size?",
+        "8B weights: {variant} | machine: {machine}"
+        "|| completions a step: {completions} | seconds a step: {step_s:.2f}"
+        "| of it generating: {of_it_generating_s:.2f}"
+        "| tokens a second: {tokens_per_s:,.0f} | of the ideal: {share:.0%}"
+        "| GiB at the peak: {gib_peak:.1f} | first step (s): {first_step_s:.0f}",
+        f"With {bench_grpo.TOKENS} tokens in each completion, held to an A100's "
+        f"{bench_grpo.A100_GIB:.0f} GiB. `8 x 8` are eight micro-batches of eight "
+        "completions; the ideal counts nothing but reading the weights and the cache, "
+        "and multiplying.",
+        shares,
+        chosen,
+    ),
 }
 
 
-def logged(entry: dict) -> dict:
-    """Of an entry in GRPO's log: step, KEPT, and the mean of each reward function."""
-    values = {name: entry.get(key) for name, key in KEPT.items()}
-    for key, value in entry.items():
-        if key.startswith("rewards/") and key.endswith("/mean"):
-            values[key.split("/")[1]] = value
-    rounded = {name: short(value) for name, value in values.items()}
-    return {"step": entry["step"]} | rounded
+def on_gpus() -> str:
+    """All tables that have rows, folded but for the first."""
+    parts = []
+    for name, table in GPU_TABLES.items():
+        if rows := tables.read(name):
+            how = "" if parts else " open"
+            heading = f"<details{how}>\n<summary>{table.title}</summary>"
+            parts += [heading, table.caption, table.markdown(rows), "</details>"]
+    return "\n\n".join(parts) or "*Not measured yet.*"
 
 
-def save_csv(path: Path, table: list[dict]) -> None:
-    """Write a table as CSV, whole or not at all; what a row has not is left empty."""
-    names = list(dict.fromkeys(name for row in table for name in row))
-    partial = path.with_suffix(".partial")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
-    partial.replace(path)
-
-
-def read_csv(path: Path) -> list[dict]:
-    """A table as `save_csv` wrote it, each value as text; empty if there is none."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def key_of(row: dict, names: tuple[str, ...]) -> tuple[str, ...]:
-    """The values of a row that tell it from others, as text, as a CSV file has them.
-
-    What the row has not, or has as None, is "".
-    """
-    values = (row.get(name) for name in names)
-    return tuple("" if value is None else str(value) for value in values)
-
-
-def merged(table: list[dict], rows: list[dict], key: tuple[str, ...]) -> list[dict]:
-    """`table` with `rows` added; they replace all rows with an equal key."""
-    new = {key_of(row, key) for row in rows}
-    return [row for row in table if key_of(row, key) not in new] + rows
-
-
-def add(path: Path, rows: list[dict], key: tuple[str, ...]) -> None:
-    """Merge rows into the table in a file, which need not be there yet."""
-    path.parent.mkdir(exist_ok=True)
-    save(path, merged(read(path), rows, key))
-
-
-def save(path: Path, table: list[dict]) -> None:
-    """Write a table as JSON, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    lines = ",\n".join(json.dumps(row) for row in table)
-    partial.write_text(f"[\n{lines}\n]\n")
-    partial.replace(path)
-
-
-def fill(text: str, table: list[dict], gains: list[dict]) -> str:
-    """`text` with what stands between the two markers replaced by the tables."""
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not (start and end):
-        raise ValueError(f"the markers {START} and {END} are not both there")
-    tables = f"{as_markdown(table)}\n\n{gains_as_markdown(gains)}"
-    return f"{before}{START}\n{tables}\n{END}{after}"
-
-
-def read(path: Path) -> list[dict]:
-    """A table of results; empty if it has not been made yet."""
-    return json.loads(path.read_text()) if path.exists() else []
+def filled(page: str) -> str:
+    """A page with the tables between its markers. ValueError if these are not there."""
+    page = tables.fill(page, "results", on_cpu())
+    return tables.fill(page, "gpu", on_gpus())
 
 
 def main() -> None:
-    table, gains = read(RESULTS), read(GAINS)
-    for name in sys.argv[1:]:
-        path = Path(name)
-        path.write_text(fill(path.read_text(), table, gains))
+    readme = ROOT / "README.md"
+    write_whole(readme, filled(readme.read_text()))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from grpo_course.ground import profiles, stages
-from tools.report import results
+from tools.report import runs
 from tools.run import nbtools
 
 
@@ -24,7 +24,7 @@ def main(numbers: Sequence[str] = ()) -> None:
         print(f"Running the course; everything it makes goes to {home}", flush=True)
         for path in paths:
             nbtools.execute(path, home / "executed" / path.name, environment)
-    print("\n" + results.as_text(results.rows(home)))
+    print("\n" + runs.as_text(home))
 
 
 def chosen(numbers: Sequence[str]) -> list[Path]:
