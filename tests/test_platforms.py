@@ -12,18 +12,20 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import nbformat
+import packaging
 import pytest
 import yaml
 
-from grpo_course.ground import platforms
-from tools.run import check_notebooks, nbtools, write_setup_cells
+from grpo_course.ground import versions
+from tools.run import check_notebooks, nbtools, platforms, write_setup_cells
 
 ROOT = nbtools.ROOT
 SECRET = "hf_not_a_real_one"
 T4 = "Tesla T4, 580.82.07, 7.5"
 FILES = ("pyproject.toml", "requirements.in", "requirements.txt")
 FILES += ("requirements-cpu.in", "requirements-cpu.txt")
-FILES += ("notebooks/grpo_course/ground/platforms.py",)
+FILES += ("tools/run/platforms.py", "notebooks/grpo_course/__init__.py")
+FILES += tuple(f"notebooks/grpo_course/ground/{n}.py" for n in ("__init__", "versions"))
 
 # Stands in for pip: notes how it was called, and writes what an installation leaves.
 PIP = """
@@ -70,9 +72,11 @@ class UserSecretsClient:
 """
 # What Python says of its own version: the tests run on any that the course knows.
 PYTHON = """
-import os, sys
-if "PRETENDED" in os.environ:
-    sys.version_info = (*map(int, os.environ["PRETENDED"].split(".")), "final", 0)
+import os, platform, sys
+if pretended := os.environ.get("PRETENDED"):
+    import packaging.requirements  # itself written for the real version
+    sys.version_info = (*map(int, pretended.split(".")), "final", 0)
+    platform.python_version = lambda: pretended
 """
 SHOW = """
 import json
@@ -118,6 +122,8 @@ class Session:
         self.log = place / "pip.log"
         self.write("pip/__main__.py", PIP)
         self.write("sitecustomize.py", PYTHON)
+        # ipykernel asks for packaging, so every notebook's Python has some version
+        shutil.copytree(Path(packaging.__file__).parent, self.site / "packaging")
         self.bin = place / "bin"
         self.bin.mkdir()
         self.gpus()
@@ -214,7 +220,7 @@ def test_colab_without_a_gpu(colab):
     assert "+cpu" in torch and platforms.CPU_TORCH_INDEX in torch
     assert all("--no-deps" in call for call in (torch, rest))
     assert colab.versions()["torch"].endswith("+cpu")
-    assert colab.versions()["unsloth"] == platforms.pins("cpu")["unsloth"]
+    assert colab.versions()["unsloth"] == versions.pins("cpu")["unsloth"]
     assert "vllm" not in colab.versions()
     assert shown(colab.run()) == state
     assert not colab.pip_calls()
@@ -225,7 +231,7 @@ def test_colab_with_an_a100_gets_the_gpu_pins(colab):
     shown(colab.run(PRETENDED="3.12.3"))
     (call,) = colab.pip_calls()
     assert "--extra-index-url" not in call
-    pins = platforms.pins("gpu")
+    pins = versions.pins("gpu")
     for name in ("torch", "vllm", "unsloth"):
         assert colab.versions()[name] == pins[name]
 
@@ -255,7 +261,7 @@ def test_kaggle_uses_one_of_two_gpus_and_finds_earlier_stages(kaggle):
     assert state["SWANLAB_API_KEY"] == SECRET
     assert (mine / "manifest.json").read_text() == "mine"
     assert (mine.parent / "template/manifest.json").read_text() == "theirs"
-    assert kaggle.versions()["vllm"] == platforms.pins("gpu")["vllm"]
+    assert kaggle.versions()["vllm"] == versions.pins("gpu")["vllm"]
 
 
 def test_what_was_loaded_before_asks_for_a_restart(colab):
@@ -273,7 +279,7 @@ for attempt in ("first", "second"):
     run = colab.run(twice, "")
     stops = [line for line in run.stdout.splitlines() if "stop:" in line]
     assert len(stops) == 2 and all("pandas" in line for line in stops)
-    assert colab.versions()["pandas"] == platforms.pins("cpu")["pandas"]
+    assert colab.versions()["pandas"] == versions.pins("cpu")["pandas"]
     assert len(colab.pip_calls()) == 2
     shown(colab.run("import pandas"))
     assert not colab.pip_calls()
@@ -332,7 +338,7 @@ def test_the_reference_may_be_a_commit(colab, origin):
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory) -> Path:
-    """A repository of three notebooks: a lesson, one with code first, a solution."""
+    """A repository of three notebooks: two lessons and a solution."""
     place = tmp_path_factory.mktemp("project")
     shutil.copy(ROOT / "pyproject.toml", place)
     readme = f"# Course\n\n{write_setup_cells.START}\n{write_setup_cells.END}\nEnd.\n"
@@ -346,7 +352,6 @@ def executed(tmp_path_factory) -> Path:
     nbtools.clean(notebook)
     nbtools.write(notebook, path)
     nbtools.write(notebook, path.parent / "solutions" / path.name)
-    del notebook.cells[1]
     nbtools.write(notebook, path.parent / "02_two.ipynb")
     return place
 
@@ -369,7 +374,7 @@ def test_badges_and_cells_leave_outputs_and_digest_alone(project):
         now = nbtools.code_cells(notebook)
         assert [(c.source, c.outputs, c.execution_count) for c in now] == kept
         ids = [cell["id"] for cell in notebook.cells]
-        assert ids == [f"cell-{number:02}" for number in range(len(ids))]
+        assert len(set(ids)) == len(ids) and set(ids) >= {c["id"] for c in lesson}
         assert notebook.cells[0].source == "# T"
     readme = (project / "README.md").read_text()
     assert "notebooks/02_two.ipynb" in readme and "solutions" not in readme
@@ -379,7 +384,7 @@ def test_badges_and_cells_leave_outputs_and_digest_alone(project):
 def test_publishing_is_a_change_of_the_address(project):
     write_setup_cells.main(project)
     path = project / "pyproject.toml"
-    old = write_setup_cells.source_of(project)["repository"]
+    old = write_setup_cells.address(project)["repository"]
     path.write_text(path.read_text().replace(old, "https://github.com/me/course"))
     assert len(write_setup_cells.differences(project)) == 4
     write_setup_cells.main(project)
@@ -416,10 +421,10 @@ def packages(monkeypatch):
     """Pretend that these packages and GPUs are there: call with them."""
 
     def pretend(which: str, gpus=(), **changes: str) -> None:
-        found = platforms.pins(which) | changes
+        found = versions.pins(which) | changes
         found = {name: version for name, version in found.items() if version}
-        monkeypatch.setattr(platforms, "installed", lambda: found)
-        monkeypatch.setattr(platforms, "gpus", lambda: list(gpus))
+        monkeypatch.setattr(versions, "installed", lambda: found)
+        monkeypatch.setattr(versions, "gpus", lambda: list(gpus))
 
     return pretend
 
@@ -428,48 +433,48 @@ A100 = ("NVIDIA A100-SXM4-80GB", 580, 8.0)
 
 
 def test_the_right_packages_pass(packages):
-    packages("cpu", torch=platforms.pins("cpu")["torch"] + "+cpu")
-    assert platforms.differences("cpu") == {}
-    assert platforms.check_versions()
-    packages("gpu", [A100], torch=platforms.pins("gpu")["torch"] + "+cu130")
-    assert platforms.differences("gpu") == {}
-    assert platforms.version_table().same.all()
+    packages("cpu", torch=versions.pins("cpu")["torch"] + "+cpu")
+    assert versions.differences("cpu") == {}
+    assert versions.check()
+    packages("gpu", [A100], torch=versions.pins("gpu")["torch"] + "+cu130")
+    assert versions.differences("gpu") == {}
+    assert versions.table().same.all()
 
 
 @pytest.mark.parametrize("torch", ["2.13.0", "2.11.1+cu130", "2.13.0+cpu", ""])
 def test_a_wrong_torch_is_refused_on_a_gpu(packages, torch):
     packages("gpu", [A100], torch=torch)
-    with pytest.raises(platforms.VersionError) as caught:
-        platforms.check_versions()
-    assert platforms.pins("gpu")["torch"] in str(caught.value)
+    with pytest.raises(versions.VersionError) as caught:
+        versions.check()
+    assert versions.pins("gpu")["torch"] in str(caught.value)
 
 
 def test_other_packages_are_named_and_not_refused(packages):
     packages("gpu", [A100], trl="1.16.0", peft="", numba="0.66.0", ipykernel="1.0")
     wrong = {"trl": "1.16.0", "peft": "", "numba": "0.66.0"}
-    assert platforms.differences("gpu") == wrong
-    said = platforms.check_versions()
+    assert versions.differences("gpu") == wrong
+    said = versions.check()
     assert all(name in said for name in ("trl", "peft", "numba"))
-    same = platforms.version_table().same
+    same = versions.table().same
     assert not same["trl"] and not same["peft"] and same["torch"]
 
 
 def test_which_pins_belong_to_an_environment(packages):
     packages("cpu", [A100], torch="2.13.0+cpu")  # the CPU course beside a GPU
-    assert platforms.tier() == "cpu"
+    assert versions.tier() == "cpu"
     packages("cpu", [A100], torch="2.13.0")  # a CUDA build, without vLLM
-    assert platforms.tier() == "gpu"
+    assert versions.tier() == "gpu"
     packages("gpu")  # its GPU hidden, or gone
-    assert platforms.tier() == "gpu"
+    assert versions.tier() == "gpu"
     packages("cpu")
-    assert platforms.tier() == "cpu"
+    assert versions.tier() == "cpu"
 
 
 def test_the_two_tiers_are_complete_and_agree():
-    cpu, gpu = platforms.pins("cpu"), platforms.pins("gpu")
+    cpu, gpu = versions.pins("cpu"), versions.pins("gpu")
     for which, pins in (("cpu", cpu), ("gpu", gpu)):
-        assert set(platforms.direct(which)) <= set(pins)
-        for line in (ROOT / platforms.FILES[which]).with_suffix(".in").open():
+        assert set(versions.direct(which)) <= set(pins)
+        for line in (ROOT / versions.FILES[which]).with_suffix(".in").open():
             if asked := re.match(r"([\w-]+)==([\w.]+)", line):
                 name = asked[1].replace("_", "-")
                 assert pins.get(name, asked[2]) == asked[2]

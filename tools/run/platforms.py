@@ -1,0 +1,164 @@
+"""Prepare a session on Colab or Kaggle: the set-up cell of each notebook runs this.
+
+It runs before anything is installed. So it needs the standard library, `versions`, and
+packaging, which every Jupyter kernel brings along.
+"""
+
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+
+from packaging.utils import canonicalize_name
+
+from grpo_course.ground import versions
+from grpo_course.ground.versions import FILES, REPO
+
+PYTHONS = {"gpu": (12, 14), "cpu": (11, 14)}  # 3.12 to 3.14, and so on
+CPU_TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
+OLDEST_DRIVER = 580  # of CUDA 13.0, for which the pinned torch is built
+OLDEST_GPU = 7.5  # its compute capability: a T4 is the oldest that this torch knows
+RESTART = "GRPO_COURSE_RESTART"  # set in a kernel that goes on with old modules
+
+
+def set_up() -> None:
+    """Prepare a session on Colab or Kaggle; say what was done, and when to restart.
+
+    Ends in SystemExit, with one sentence, where the session cannot run the course or
+    has to be restarted. Run again, it finds everything done.
+    """
+    on_kaggle = "KAGGLE_KERNEL_RUN_TYPE" in os.environ
+    devices = versions.gpus()
+    which = "gpu" if devices else "cpu"
+    _check_session(which, devices)
+    if len(devices) > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
+        os.environ["CUDA_VISIBLE_DEVICES"] = "0"
+        print(f"Of the {len(devices)} GPUs here the course uses one, the first.")
+    print(f"{devices[0][0] if devices else 'No GPU'}: the pins are {FILES[which]}.")
+    _install(which)
+    if "COURSE_HOME" not in os.environ:
+        os.environ["COURSE_HOME"] = _kaggle_home() if on_kaggle else _colab_home()
+    print(f"Everything that the course makes goes to {os.environ['COURSE_HOME']}")
+    for name in ("HF_TOKEN", "SWANLAB_API_KEY"):
+        if name not in os.environ and (secret := _secret(name, on_kaggle)):
+            os.environ[name] = secret
+            print(f"{name} was found among the secrets of this platform.")
+
+
+def _check_session(which: str, devices: list[tuple[str, int, float]]) -> None:
+    python, (oldest, newest) = sys.version_info[1], PYTHONS[which]
+    if not oldest <= python <= newest:
+        sys.exit(
+            f"This session has Python 3.{python}, and {FILES[which]} is for 3.{oldest} "
+            f"to 3.{newest}: choose another session."
+        )
+    tiny = "or one without a GPU, where the course trains its tiny model"
+    for name, driver, capability in devices[:1]:
+        if capability < OLDEST_GPU:
+            sys.exit(
+                f"The pinned torch does not know this GPU ({name}): choose a session "
+                f"with a T4 or newer, {tiny}."
+            )
+        if driver < OLDEST_DRIVER:
+            sys.exit(
+                f"The pinned torch needs NVIDIA driver {OLDEST_DRIVER} or newer, and "
+                f"this session has {driver}: choose another session, {tiny}."
+            )
+
+
+def _install(which: str) -> None:
+    """Install what differs from the pins; SystemExit if the session has to restart."""
+    if RESTART in os.environ:
+        sys.exit(f"First restart the session, because of {os.environ[RESTART]}.")
+    before, entries = versions.installed(), versions.entries(which)
+    wrong = versions.differences(which)
+    if which == "cpu" and "torch" in wrong:  # its CPU build is on an index of its own
+        del wrong["torch"]
+        torch = f"torch=={versions.pins(which)['torch']}+cpu"
+        print("Installing torch, the CPU build.", flush=True)
+        _pip(torch, "--extra-index-url", CPU_TORCH_INDEX)
+    if wrong:
+        time = "some minutes, up to 8 GB" if which == "gpu" else "a minute or two"
+        print(f"Installing {len(wrong)} packages: {time}.", flush=True)
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+            file.write("\n".join(entries[name] for name in wrong) + "\n")
+            file.flush()
+            _pip("-r", file.name)
+    importlib.invalidate_caches()
+    if not (stale := ", ".join(_loaded_and_changed(before))):
+        return
+    if os.environ.get("KAGGLE_KERNEL_RUN_TYPE") == "Batch":  # nobody can restart it
+        print(f"Loaded before this cell, in other versions: {stale}.")
+        return
+    os.environ[RESTART] = stale
+    sys.exit(
+        f"Installed. Now restart the session, because {stale} had been loaded "
+        "before, and run all cells again: this one then goes on from here."
+    )
+
+
+def _pip(*what: str) -> None:
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", *what]
+    run = subprocess.run(command, capture_output=True, text=True)
+    if run.returncode:
+        said = (run.stderr.strip() or "nothing").splitlines()[-1]
+        sys.exit(f"The packages could not be installed. pip said: {said}")
+
+
+def _loaded_and_changed(before: dict[str, str]) -> list[str]:
+    """The loaded modules whose package has another version than `before`."""
+    now = versions.installed()
+    changed = {name for name, old in before.items() if now.get(name, old) != old}
+    owners = importlib.metadata.packages_distributions() if changed else {}
+    loaded = {name.partition(".")[0] for name in sys.modules} & owners.keys()
+    return sorted(n for n in loaded if changed & set(map(canonicalize_name, owners[n])))
+
+
+def _colab_home() -> str:
+    """A folder on the reader's Drive, if they agree; else one that ends with the VM."""
+    drives = REPO.parent / "drive"
+    if not (drives / "MyDrive").is_dir():
+        print(
+            "Colab now asks for access to your Google Drive. With it, what the course "
+            "makes outlives this session and reaches the next notebook. You may refuse."
+        )
+        with suppress(Exception):  # refused, or nobody there to ask
+            from google.colab import drive
+
+            drive.mount(str(drives))
+    if (drives / "MyDrive").is_dir():
+        return str(drives / "MyDrive" / "grpo-course")
+    print("Without Drive: what the course makes ends with this session.")
+    return str(REPO.parent / "course-home")
+
+
+def _kaggle_home() -> str:
+    """/kaggle/working/course-home, with the stages of notebooks added as input."""
+    home = REPO.parent / "course-home"
+    inputs = REPO.parent.parent / "input"
+    for depth in ("*", "*/*", "*/*/*"):
+        for theirs in sorted(inputs.glob(f"{depth}/course-home/stages/*")):
+            mine = home / "stages" / theirs.name
+            if mine.exists():
+                continue
+            if theirs.is_dir():
+                shutil.copytree(theirs, mine)
+                print(f"The stage {mine.name} comes from {theirs.relative_to(inputs)}")
+            elif theirs.suffix == ".json":  # what was measured of a stage
+                shutil.copy(theirs, mine)
+    return str(home)
+
+
+def _secret(name: str, on_kaggle: bool) -> str | None:
+    with suppress(Exception):  # no such secret, no access, nobody there to ask
+        if on_kaggle:
+            from kaggle_secrets import UserSecretsClient
+
+            return UserSecretsClient().get_secret(name)
+        from google.colab import userdata
+
+        return userdata.get(name)
+    return None
