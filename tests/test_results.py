@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from tools import ROOT
-from tools.measure import bench_grpo, time_course
+from tools.measure import bench_grpo, gpu_steps, time_course
 from tools.report import gpu_run, results, runs, tables
 
 BATCH = {"grpo_batch_size": 4, "grpo_grad_accum": 8}
@@ -171,19 +171,25 @@ def test_a_variant_that_failed_is_a_row_as_well():
 
 
 def test_a_failed_try_of_a_variant_goes_when_it_is_tried_again(tmp_path, monkeypatch):
-    output, tries = tmp_path / "table.json", []
-
-    def in_process(command, log, **names):
-        tries.append(names)
-        return names | ({"machine": "A GPU"} if tries[1:] else {"error": "why"})
-
-    monkeypatch.setattr(bench_grpo, "in_process", in_process)
-    command = ["bench_grpo", "ideal", "--model", "x", "--output", str(output)]
+    output, models = tmp_path / "table.json", tmp_path / "models"
+    (models / "8b").mkdir(parents=True)
+    (models / "8b" / "config.json").touch()
+    tries = [[{"error": "why"}], [{"machine": "A GPU"}], [{"machine": "Another"}]]
+    monkeypatch.setattr(gpu_steps, "in_process", lambda command, log: tries.pop(0))
+    command = ["x", "one", "--models", str(models), "--output", str(output)]
     monkeypatch.setattr(sys, "argv", command)
-    bench_grpo.main()
-    assert [row["error"] for row in tables.read(output)] == ["why"]
-    bench_grpo.main()
-    assert tables.read(output) == [{"variant": "ideal", "machine": "A GPU"}]
+    for left in (["why"], [None], [None, None]):
+        gpu_steps.run_each("x", "variant", {"one": "8b", "two": "8b"}, None, output)
+        assert [row.get("error") for row in tables.read(output)] == left
+    assert tables.read(output)[0] == {"variant": "one", "machine": "A GPU"}
+
+
+def test_a_process_that_fails_is_a_row_with_its_error_and_a_log(tmp_path):
+    log = tmp_path / "log"
+    assert gpu_steps.in_process(["-c", "print('x'); print('[{}]')"], log) == [{}]
+    assert not log.exists()
+    (row,) = gpu_steps.in_process(["-c", "print('x'); raise KeyError('why')"], log)
+    assert "why" in row["error"] and log.name in row["error"] and "x" in log.read_text()
 
 
 def test_a_run_held_to_less_memory_is_another_line():
@@ -251,6 +257,6 @@ def test_what_was_timed_before_a_notebook_failed_is_kept(tmp_path, monkeypatch):
 
 def test_the_benchmark_refuses_a_variant_that_it_does_not_know():
     command = [sys.executable, "-m", bench_grpo.__name__, "mine"]
-    command += ["--model", "x", "--output", "y"]
+    command += ["--models", "x", "--output", "y"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode and "plain trl" in done.stderr

@@ -1,6 +1,6 @@
 """A model of Qwen3-8B's dimensions with random weights, to measure memory and speed.
 
-    python -m tools.measure.make_random_model FOLDER [--size 4b]
+    python -m tools.measure.make_random_model FOLDER 8b
 
 It can do nothing, but it costs exactly what the real one costs: the same matrices, the
 same vocabulary, 16 GB in bfloat16. The tokenizer is that of the tiny model, filled up
@@ -8,8 +8,8 @@ with tokens that no text contains, so that every number a random model says is a
 Needs a GPU (half a minute) or 32 GB of memory and some patience.
 """
 
-import argparse
 import json
+import sys
 from pathlib import Path
 
 from tools import ROOT
@@ -43,14 +43,6 @@ QWEN3_1_7B = QWEN3_8B | {  # config.json of Qwen/Qwen3-1.7B
 SIZES = {"8b": QWEN3_8B, "4b": QWEN3_4B, "1.7b": QWEN3_1_7B}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--size", choices=SIZES, default="8b")
-    options = parser.parse_args()
-    make(options.folder, SIZES[options.size])
-
-
 def make(folder: Path, dimensions: dict) -> None:
     """Write model, tokenizer and config to `folder`."""
     import torch
@@ -81,4 +73,4 @@ def _fill_vocabulary(path: Path, size: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    make(Path(sys.argv[1]), SIZES[sys.argv[2]])

@@ -8,7 +8,6 @@ import pandas as pd
 from grpo_course.gauges.evaluation import mcnemar_p_value
 from tools import ROOT, write_whole
 from tools.measure import bench_grpo
-from tools.measure.make_random_model import QWEN3_8B
 from tools.report import runs, tables
 
 GAINS = """run: {experiment} | what it is: {about} || seeds: {seeds}
@@ -61,7 +60,7 @@ def shares(rows: list[dict]) -> list[dict]:
     for row in rows:
         if "error" not in row and row.get("machine") in limits:
             there = limits[row["machine"]]
-            best = bench_grpo.ideal_step(row["completions"], QWEN3_8B, **there)
+            best = bench_grpo.ideal_step(row["completions"], **there)
             row["share"] = row["tokens_per_s"] / best["tokens_per_s"]
     return rows
 
