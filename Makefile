@@ -32,7 +32,7 @@ export: env  ## write grpo_course/*.py from the notebooks that teach them
 	@$(RUN) -m tools.run.export
 
 notebooks: env export  ## run all (or ONLY="04 05") and keep the outputs in the notebooks
-	@$(RUN) -m tools.run.rewrite_notebooks $(ONLY)
+	@$(RUN) -m tools.run.run_course --keep $(ONLY)
 
 seeds: env  ## three seeds and the controls, measured for results/ (about an hour)
 	@$(RUN) -m tools.measure.run_experiments course format random sft-more

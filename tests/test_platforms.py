@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from grpo_course.ground import versions
-from tools.run import check_notebooks, nbtools, platforms, write_setup_cells
+from tools.run import check_notebooks, nbtools, platforms, runner, write_setup_cells
 
 ROOT = nbtools.ROOT
 SECRET = "hf_not_a_real_one"
@@ -347,8 +347,8 @@ def executed(tmp_path_factory) -> Path:
     code = nbformat.v4.new_code_cell("print(1 + 1)")
     path = place / "notebooks" / "01_one.ipynb"
     nbtools.write(nbformat.v4.new_notebook(cells=[title, prose, code]), path)
-    environment = nbtools.kernel_environment(place / "home", offline=True)
-    notebook = nbtools.execute(path, place / "copy.ipynb", environment)
+    environment = runner.kernel_environment(place / "home", offline=True)
+    notebook = runner.execute(path, place / "copy.ipynb", environment)
     nbtools.clean(notebook)
     nbtools.write(notebook, path)
     nbtools.write(notebook, path.parent / "solutions" / path.name)
@@ -400,8 +400,8 @@ def test_a_set_up_cell_is_not_executed_here_and_a_changed_one_is_found(project):
     notebook.cells[2].source = "open('was-run', 'w')"
     nbtools.write(notebook, path)
     assert len(write_setup_cells.differences(project)) == 1
-    environment = nbtools.kernel_environment(project / "home", offline=True)
-    nbtools.execute(path, project / "copy.ipynb", environment)
+    environment = runner.kernel_environment(project / "home", offline=True)
+    runner.execute(path, project / "copy.ipynb", environment)
     assert not (path.parent / "was-run").exists()
     assert nbtools.read(project / "copy.ipynb").cells[4].outputs[0].text == "2\n"
 

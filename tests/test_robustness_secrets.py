@@ -9,7 +9,7 @@ import pytest
 
 from grpo_course.ground import stages
 from grpo_course.ground.profiles import PROFILES
-from tools.run import nbtools
+from tools.run import nbtools, runner
 
 ROOT = nbtools.ROOT
 PLANTED = {
@@ -68,10 +68,10 @@ ask(headers, os.environ["SWANLAB_API_KEY"])
 def test_a_notebook_that_fails_with_a_secret_at_hand_shows_none(planted, tmp_path):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(FAILING)])
     nbtools.write(notebook, tmp_path / "failing.ipynb")
-    environment = nbtools.kernel_environment(tmp_path / "home", offline=True)
-    with pytest.raises(nbtools.NotebookFailed) as failure:
+    environment = runner.kernel_environment(tmp_path / "home", offline=True)
+    with pytest.raises(runner.NotebookFailed) as failure:
         copy = tmp_path / "executed" / "failing.ipynb"
-        nbtools.execute(tmp_path / "failing.ipynb", copy, environment)
+        runner.execute(tmp_path / "failing.ipynb", copy, environment)
     assert "no such repository" in str(failure.value)
     assert not any(value in str(failure.value) for value in PLANTED.values())
     assert (tmp_path / "executed" / "failing.ipynb").exists() and not leaks(tmp_path)

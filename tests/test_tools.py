@@ -3,11 +3,9 @@
 import os
 import platform
 import shutil
-import signal
 import subprocess
 import sys
 import sysconfig
-import time
 import venv
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import nbformat
 import pytest
 
 from grpo_course.ground import profiles
-from tools.run import check_notebooks, export, nbtools, run_course, setup_env
+from tools.run import check_notebooks, export, nbtools, run_course, runner, setup_env
 
 
 def make_notebook(path: Path, *sources: str) -> Path:
@@ -91,62 +89,15 @@ def test_a_bad_setting_stops_the_course_before_it_starts(folder, capsys, monkeyp
 
 
 def test_a_running_cell_shows_its_last_line(folder, capsys, monkeypatch):
-    class Recorder(nbtools.StatusLine):
+    class Recorder(runner.StatusLine):
         notes = []
         note = property(None, lambda self, text: self.notes.append(text))
         _draw = print
 
-    monkeypatch.setattr(nbtools, "StatusLine", Recorder)
+    monkeypatch.setattr(runner, "StatusLine", Recorder)
     make_notebook(folder / "01_first.ipynb", "print('step 1')\nprint('step 2')")
     assert run_main(capsys)[0] == 0
     assert any("step 2" in note and "step 1" not in note for note in Recorder.notes)
-
-
-def start_runner(place: Path) -> subprocess.Popen:
-    """A process that runs a course of one notebook, which writes its kernel's pid."""
-    source = "import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(60)"
-    make_notebook(place / "01_first.ipynb", source)
-    code = f"""
-import sys; sys.path[:0] = {sys.path!r}
-from tools.run import nbtools, run_course
-from pathlib import Path
-nbtools.FOLDER = Path({str(place)!r})
-run_course.profiles.detect_hardware = run_course.profiles.Hardware
-run_course.main()
-"""
-    return subprocess.Popen(
-        [sys.executable, "-c", code],
-        env=os.environ | {"COURSE_HOME": str(place / "home")},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-
-def test_a_killed_runner_takes_its_kernel_along(tmp_path):
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
-    runners = {number: start_runner(tmp_path / number.name) for number in signals}
-    for number, runner in runners.items():
-        pid = tmp_path / number.name / "pid"
-        wait_for(lambda pid=pid: pid.exists() and pid.read_text())
-        runner.send_signal(number)
-    for number, runner in runners.items():
-        assert runner.wait(300) != 0
-        kernel = int((tmp_path / number.name / "pid").read_text())
-        wait_for(lambda kernel=kernel: not is_running(kernel))
-
-
-def wait_for(condition, seconds: float = 300) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.1)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
 
 
 # --- The checker ----------------------------------------------------------------------
@@ -163,8 +114,8 @@ def executed(tmp_path_factory) -> Path:
         "warnings.warn('noise')\nprint('more noise', file=sys.stderr)",
         "x",
     )
-    environment = nbtools.kernel_environment(place / "home", offline=True)
-    notebook = nbtools.execute(path, place / "copy.ipynb", environment)
+    environment = runner.kernel_environment(place / "home", offline=True)
+    notebook = runner.execute(path, place / "copy.ipynb", environment)
     nbtools.clean(notebook)
     nbtools.write(notebook, path)
     return path
@@ -307,7 +258,7 @@ def test_a_notebook_has_no_name_from_its_set_up_cell_alone(folder, monkeypatch):
 def test_exported_modules_must_agree_with_their_notebooks(folder):
     source = "#| export\ndef f():\n    return 1"
     path = make_notebook(folder / "04_a.ipynb", "#| default_exp rewards", source)
-    assert export.export(folder) == [folder / "grpo_course" / "rewards.py"]
+    assert export.export(folder) == ["rewards.py"]
     assert export.differences(folder) == []
     module = folder / "grpo_course" / "rewards.py"
     module.write_text(module.read_text().replace("return 1", "return 2"))

@@ -141,11 +141,11 @@ def execute(run: Run) -> None:
         branch(run)
     if run.plan.prepare:
         run.plan.prepare(run)
-    with run_course.guarded(run.home) as environment:
+    with run_course.guarded(run.home) as execute:
         for number in run.plan.notebooks:
             if STAGE_OF[number] == run.plan.makes or not is_there(STAGE_OF[number]):
                 (path,) = nbtools.FOLDER.glob(f"{number}_*.ipynb")
-                nbtools.execute(path, run.home / "executed" / path.name, environment)
+                execute(path)
 
 
 def is_there(stage: str) -> bool:

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from tools.report import gpu_run, tables
-from tools.run import nbtools, run_course
+from tools.run import run_course
 
 KEY = ("machine", "profile", "model", "gib_held", "start", "notebook")
 
@@ -50,10 +50,10 @@ def run(home: Path, seconds: dict[str, float]) -> None:
     They are printed, and go to `seconds` by the notebook's name.
     """
     os.environ["COURSE_HOME"] = str(home)
-    with run_course.guarded(home) as environment:
+    with run_course.guarded(home) as execute:
         for path in run_course.chosen(()):
             begun = time.monotonic()
-            nbtools.execute(path, home / "executed" / path.name, environment)
+            execute(path)
             seconds[path.stem] = round(time.monotonic() - begun, 1)
             print(json.dumps({path.stem: seconds[path.stem]}), flush=True)
 

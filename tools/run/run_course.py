@@ -1,29 +1,44 @@
-"""Run notebooks 01 to 06 in order, without a browser: `make course`.
+"""Run the notebooks in order, without a browser: `make course`, `make notebooks`.
 
-    python -m tools.run.run_course            all
-    python -m tools.run.run_course 01 02      these, in their order
+    python -m tools.run.run_course                01 to 06
+    python -m tools.run.run_course 01 02          these
+    python -m tools.run.run_course --keep         all and the solutions, from an empty
+                                                  COURSE_HOME of their own
+    python -m tools.run.run_course --keep 04 05   these and their solutions
 
-Executed copies are kept in COURSE_HOME/executed. Ends with the table of what the model
-can do after each stage, or, at the first cell that fails, with that cell and its error.
+Executed copies go to COURSE_HOME/executed; with --keep, a notebook that ran to its end
+is itself rewritten, its outputs clean and small. The run ends with the table of what
+the model can do after each stage, or, at the first cell that fails, with that cell and
+its error.
 """
 
 import fcntl
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from grpo_course.ground import profiles, stages
 from tools.report import runs
-from tools.run import nbtools
+from tools.run import nbtools, runner
+from tools.run.kernels import Preloaded
 
 
-def main(numbers: Sequence[str] = ()) -> None:
-    home, paths = stages.home(), chosen(numbers)
-    with guarded(home) as environment:
+def main(arguments: Sequence[str] = ()) -> None:
+    home, keep = stages.home(), "--keep" in arguments
+    numbers = [argument for argument in arguments if argument != "--keep"]
+    paths = kept(numbers) if keep else chosen(numbers)
+    if keep and not numbers:
+        home /= "clean-run"
+        shutil.rmtree(home, ignore_errors=True)
+    with guarded(home) as run:
         print(f"Running the course; everything it makes goes to {home}", flush=True)
         for path in paths:
-            nbtools.execute(path, home / "executed" / path.name, environment)
+            notebook = run(path)
+            if keep:
+                nbtools.clean(notebook)
+                nbtools.write(notebook, path)
     print("\n" + runs.as_text(home))
 
 
@@ -35,9 +50,16 @@ def chosen(numbers: Sequence[str]) -> list[Path]:
     return [known[number] for number in sorted(set(numbers) or known.keys() - {"00"})]
 
 
+def kept(numbers: Sequence[str]) -> list[Path]:
+    """What begins with these numbers, or all; the solutions after the notebooks."""
+    folders = (nbtools.FOLDER, nbtools.FOLDER / "solutions")
+    paths = (path for f in folders for path in sorted(f.glob("[0-9]*.ipynb")))
+    return [path for path in paths if path.name.startswith(tuple(numbers) or "")]
+
+
 @contextmanager
-def guarded(home: Path):
-    """Yield the kernels' environment; turn what can go wrong into one clear exit.
+def guarded(home: Path) -> Iterator[Callable[[Path], nbtools.nbformat.NotebookNode]]:
+    """Yield what runs a notebook; turn what can go wrong into one clear exit.
 
     Holds COURSE_HOME for one run at a time: a second one waits for the first.
     """
@@ -47,22 +69,29 @@ def guarded(home: Path):
         lock = (home / ".lock").open("w")
     except (profiles.ProfileError, OSError) as error:
         sys.exit(f"The course cannot start: {error}")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        print(f"Another run is at work in {home}: waiting for it.", flush=True)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    try:
-        yield nbtools.kernel_environment(home, offline=needs_no_hub(profile))
-    except nbtools.NotebookFailed as failure:
-        sys.exit(f"\n{failure}")
-    except nbtools.Stopped as stopped:
-        print("\nStopped. The next run goes on from the last finished stage.")
-        sys.exit(128 + stopped.args[0])
-    except KeyboardInterrupt:
-        sys.exit(130)
-    finally:
-        lock.close()
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"Another run is at work in {home}: waiting for it.", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        environment = runner.kernel_environment(home, offline=needs_no_hub(profile))
+        try:
+            with Preloaded(environment) as preloaded:
+                forks = None if profile.on_gpu else preloaded
+
+                def run(path: Path) -> nbtools.nbformat.NotebookNode:
+                    copy = home / "executed" / path.relative_to(nbtools.FOLDER)
+                    return runner.execute(path, copy, environment, forks)
+
+                yield run
+        except runner.NotebookFailed as failure:
+            sys.exit(f"\n{failure}")
+        except runner.Stopped as stopped:
+            print("\nStopped. The next run goes on from the last finished stage.")
+            sys.exit(128 + stopped.args[0])
+        except KeyboardInterrupt:
+            sys.exit(130)
 
 
 def needs_no_hub(profile) -> bool:
