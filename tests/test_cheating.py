@@ -2,6 +2,7 @@
 
 import math
 import random
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from grpo_course import rewards
 from grpo_course.gauges import evaluation
-from grpo_course.ground import arithmetic, checks
+from grpo_course.ground import arithmetic, rules
 
 TAIL = "<end_working_out><SOLUTION>{}</SOLUTION>"
 ONE_LINE = "74-33+62+18=120." + TAIL.format(120)
@@ -24,7 +25,7 @@ def total(name: str, completion: str, answer: str = "121") -> float:
 
 
 def test_every_choice_of_a_profile_is_a_list_of_rewards():
-    assert set(checks.CHOICES["reward"]) == set(rewards.REWARD_FUNCTIONS)
+    assert set(get_args(rules.Reward)) == set(rewards.REWARD_FUNCTIONS)
     for functions in rewards.REWARD_FUNCTIONS.values():
         names = [function.__name__ for function in functions]
         assert len(set(names)) == len(names) > 0  # TRL logs them by name

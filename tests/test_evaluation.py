@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from grpo_course.gauges import evaluation
 from grpo_course.gauges.evaluation import Completion, paired_p_value, wilson_interval
-from grpo_course.ground.checks import REPO
-from grpo_course.ground.profiles import PROFILES
+from grpo_course.ground.paths import REPO
+from grpo_course.ground.profile import PROFILES
 from grpo_course.grpo_data import as_prompt
 from grpo_course.template import apply_template
 

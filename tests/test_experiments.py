@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from grpo_course.gauges import evaluation
-from grpo_course.ground import arithmetic, data, profiles
+from grpo_course.ground import arithmetic, data
+from grpo_course.ground import profile as profiles
 from tools.measure import run_experiments as tool
 from tools.report import draw_results, results, runs, tables
 

@@ -8,7 +8,7 @@ from collections import namedtuple
 
 import pytest
 
-from grpo_course.ground import checks, exports, files, stages
+from grpo_course.ground import exports, files, paths, stages
 from grpo_course.ground.exports import ExportError
 
 PARENT = stages.Stage("grpo", None, {"digest": "a" * 64})
@@ -123,7 +123,7 @@ def test_a_second_process_may_not_write_the_same_export():
         code = "from tests.test_exports import write; write(b'theirs')"
         other = subprocess.run(
             [sys.executable, "-c", code],
-            cwd=checks.REPO,
+            cwd=paths.REPO,
             env=os.environ | {"PYTHONPATH": os.pathsep.join([".", *sys.path])},
             capture_output=True,
             text=True,

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpo_course import grpo_data
-from grpo_course.ground.profiles import PROFILES
+from grpo_course.ground.profile import PROFILES
 from grpo_course.rewards import parse_number
 from grpo_course.template import SYSTEM_PROMPT
 

@@ -8,7 +8,7 @@ import pytest
 
 from grpo_course import hub
 from grpo_course.ground import exports
-from grpo_course.ground.profiles import PROFILES
+from grpo_course.ground.profile import PROFILES
 
 TOKEN = "hf_not-a-real-token"
 SUMMARY = {"n": 300, "accuracy": 0.2, "ci_low": 0.159, "ci_high": 0.249}

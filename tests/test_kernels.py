@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from grpo_course.ground import profiles
+from grpo_course.ground import profile as profiles
 from tools.run import nbtools, run_course
 
 UNSLOTH = """
@@ -128,9 +128,10 @@ def start_runner(place: Path, source: str) -> subprocess.Popen:
     code = f"""
 import sys; sys.path[:0] = {sys.path!r}
 from tools.run import nbtools, run_course
+from grpo_course.ground import profile
 from pathlib import Path
 nbtools.FOLDER = Path({str(place)!r})
-run_course.profiles.detect_hardware = run_course.profiles.Hardware
+profile.detect_hardware = profile.Hardware
 run_course.main()
 """
     return subprocess.Popen(

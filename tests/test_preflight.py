@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from grpo_course.ground import checks, preflight, profiles
+from grpo_course.ground import paths, preflight
+from grpo_course.ground import profile as profiles
+from grpo_course.ground.hardware import conditions_here
 from tools.measure import make_random_model
 
 CPU = profiles.PROFILES["cpu"]
@@ -130,7 +132,7 @@ def test_a_measurement_does_not_count_for_other_settings():
         )
 
 
-ROWS = json.loads((checks.REPO / "results" / preflight.TIERS).read_text())
+ROWS = json.loads((paths.REPO / "results" / preflight.TIERS).read_text())
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['profile']}-{row['step']}")
@@ -171,11 +173,12 @@ def test_usage_can_go_into_a_manifest():
 
 
 def test_a_gpu_cannot_be_held_to_more_than_it_has():
-    big = checks.Hardware(gpu_gib=16.0, bf16=True, vllm=True)
+    big = profiles.Hardware(gpu_gib=16.0, bf16=True, vllm=True)
     profile = replace(profiles.PROFILES["l4"], gpu_gib=22.0)
-    with pytest.raises(checks.ProfileError, match="gpu_gib"):
-        checks.validate(profile, big)
-    checks.validate(replace(profile, gpu_gib=15.0), big)
+    with pytest.raises(profiles.ProfileError, match="gpu_gib"):
+        profiles.require(profile, conditions_here(profile, big))
+    profile = replace(profile, gpu_gib=15.0)
+    profiles.require(profile, conditions_here(profile, big))
 
 
 def test_memory_alone_makes_no_other_stage():

@@ -1,19 +1,23 @@
 import dataclasses
 import difflib
 import importlib.util
+import logging
 import math
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo_course.ground import checks, profiles
-from grpo_course.ground.checks import Hardware
-from grpo_course.ground.profiles import PROFILES, Profile, ProfileError, load_profile
+from grpo_course.ground import profile as profiles
+from grpo_course.ground import rules
+from grpo_course.ground.hardware import Hardware, detect_hardware
+from grpo_course.ground.paths import REPO
+from grpo_course.ground.profile import PROFILES, Profile, ProfileError, load_profile
 
 CPU = Hardware()
 T4 = Hardware(14.6, bf16=False, vllm=True)
@@ -22,9 +26,12 @@ A100_40 = Hardware(39.4, bf16=True, vllm=True)
 A100 = Hardware(79.2, bf16=True, vllm=True)
 FITTING = {"cpu": CPU, "t4": T4, "l4": L4, "a100-40": A100_40, "a100": A100}
 
-SETTABLE = [f for f in dataclasses.fields(Profile) if f.name not in profiles.FIXED]
-NUMBERS = [f.name for f in SETTABLE if f.type in (int, float, float | None)]
-INTEGERS = [f.name for f in SETTABLE if f.type is int]
+SETTABLE = list(profiles.SETTABLE)
+INTEGERS = [n for n in SETTABLE if type(getattr(PROFILES["a100"], n)) is int]
+NUMBERS = [n for n in SETTABLE if type(getattr(PROFILES["a100"], n)) is float]
+NUMBERS += [*INTEGERS, "gpu_gib", "epsilon_high"]
+MAY_BE_ZERO = {"seed", "sft_examples", "sft_warmup_steps", "weight_decay", "beta"}
+MAY_BE_ZERO |= {"grpo_warmup_ratio", "min_p"}
 
 
 def load(hardware=CPU, **variables):
@@ -82,7 +89,7 @@ def test_the_tutorial_profile_has_its_values():
 
 
 def test_this_machine_is_looked_at_without_an_error():
-    assert checks.detect_hardware().gpu_gib >= 0
+    assert detect_hardware().gpu_gib >= 0
 
 
 def test_loss_types_are_those_of_the_installed_trl():
@@ -90,19 +97,19 @@ def test_loss_types_are_those_of_the_installed_trl():
     config = (trl / "trainer" / "grpo_config.py").read_text()
     listed = config.split("loss_type (`str`")[1].split("mask_truncated_completions")[0]
     documented = set(re.findall(r'^ +- `"(\w+)"`', listed, re.MULTILINE))
-    assert documented == set(checks.CHOICES["loss_type"])
+    assert documented == set(get_args(rules.Loss))
 
 
 # --- overrides
 
 
 def _other_value(field):
-    value = getattr(PROFILES["cpu"], field.name)
+    value = getattr(PROFILES["cpu"], field)
     same_kind = {
         "model_name": "Qwen/Qwen3-0.6B",
         "sft_data": "owner/name:train",
         "grpo_data": "owner/name:config:train",
-        "eval_data": "./README.md",
+        "eval_data": "./tests/data/adversarial_completions.jsonl",
         "loss_type": "dr_grpo",
         "scale_rewards": "none",
         "reward": "random",
@@ -110,7 +117,7 @@ def _other_value(field):
         "track": "disabled",
         "exports": "lora,merged_16bit,gguf_q8_0",
         "hub_repo": "owner/name",
-        "optim": "adamw_8bit",
+        "optim": "adamw_torch_fused",
         "dtype": None,  # these four have one value on a CPU
         "load_in_4bit": None,
         "fast_inference": None,
@@ -123,22 +130,36 @@ def _other_value(field):
         "min_p": 0.05,
         "max_completion_length": 100,
     }
-    return same_kind.get(field.name, value * 2 if field.type is int else 0.25)
+    return same_kind.get(field, value * 2 if type(value) is int else 0.25)
 
 
-@pytest.mark.parametrize("field", SETTABLE, ids=lambda field: field.name)
+@pytest.mark.parametrize("field", SETTABLE)
 def test_every_field_can_be_overridden(field):
     wanted = _other_value(field)
     if wanted is None:
-        wanted = getattr(PROFILES["cpu"], field.name)
-    profile = load(**{field.name.upper(): wanted})
-    assert getattr(profile, field.name) == wanted
-    assert type(getattr(profile, field.name)) is type(wanted)
-    assert dataclasses.replace(profile, **{field.name: wanted}) == profile
+        wanted = getattr(PROFILES["cpu"], field)
+    profile = load(**{field.upper(): wanted})
+    assert getattr(profile, field) == wanted
+    assert type(getattr(profile, field)) is type(wanted)
+    assert dataclasses.replace(profile, **{field: wanted}) == profile
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+def test_no_size_is_four_billion(name):
+    if name != "seed":
+        assert name in refused(A100, **{name.upper(): 2**32 - 1})
 
 
 def test_an_optional_number_can_be_none():
     assert load(A100, EPSILON_HIGH="none").epsilon_high is None
+
+
+def test_the_upper_clip_range_is_the_losss_own_unless_it_is_set():
+    assert load().clip_high == load().epsilon == 0.2
+    assert load(EPSILON=0.1, EPSILON_HIGH=0.28).clip_high == 0.28
+    cispo = load(LOSS_TYPE="cispo")  # whose loss is capped at that ratio itself
+    assert cispo.clip_high == 5 and load(LOSS_TYPE="luspo").clip_high == 0.2
+    assert load(LOSS_TYPE="cispo", EPSILON_HIGH=2).clip_high == 2
 
 
 def test_exports_are_a_list_with_or_without_spaces():
@@ -151,7 +172,7 @@ def test_exports_are_a_list_with_or_without_spaces():
 
 def test_what_is_exported_changes_the_last_stage_only():
     cpu, other = load(), load(EXPORTS="lora", HUB_REPO="owner/name")
-    stages = list(profiles.LAST_FIELD)
+    stages = list(profiles.STAGES)
     differ = [s for s in stages if cpu.settings_for(s) != other.settings_for(s)]
     assert differ == ["export"]
 
@@ -174,15 +195,32 @@ def test_other_variables_are_left_alone():
     assert load_profile(environ | {"COURSE_PROFILE": "cpu"}) == PROFILES["cpu"]
 
 
-@pytest.mark.parametrize("name", sorted(profiles.FIXED))
-def test_facts_about_a_profile_are_no_settings(name):
-    assert f"COURSE_{name.upper()}" in refused(**{name.upper(): 1})
+def test_facts_about_a_profile_are_no_settings(caplog):
+    assert "COURSE_MIN_GPU_GIB" in refused(MIN_GPU_GIB=1)
+    for name in ("NAME", "DESCRIPTION"):
+        caplog.clear()
+        assert load(**{name: "mine"}) == PROFILES["cpu"]
+        assert f"COURSE_{name}" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["COURSE_ID", "COURSE_TOKEN", "course_url"])
+def test_a_variable_of_another_course_is_warned_about_and_changes_nothing(name, caplog):
+    environ = {name: "PHYS-101", "COURSE_PROFILE": "cpu"}
+    with caplog.at_level(logging.WARNING):
+        assert load_profile(environ) == PROFILES["cpu"]
+    assert name in caplog.text and "PHYS-101" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["course_seed", "COURSESEED", "Course_Seed"])
+def test_a_setting_in_other_letters_is_not_ignored_in_silence(name):
+    with pytest.raises(ProfileError, match=f"^{name} .*COURSE_SEED"):
+        load_profile({name: "1"})
 
 
 @st.composite
 def misspelt(draw):
     """A field's name with one letter dropped, doubled, swapped or replaced."""
-    name = draw(st.sampled_from(SETTABLE)).name.upper()
+    name = draw(st.sampled_from(SETTABLE)).upper()
     at = draw(st.integers(0, len(name) - 2))
     first, second, rest = name[at], name[at + 1], name[at + 2 :]
     middle = draw(
@@ -196,7 +234,7 @@ def misspelt(draw):
 @given(misspelt())
 def test_a_misspelt_override_is_refused_and_the_right_one_named(names):
     right, wrong = names
-    known = [f.name.upper() for f in SETTABLE] + ["HOME", "PROFILE"]
+    known = [name.upper() for name in SETTABLE] + ["HOME", "PROFILE"]
     if wrong in known:
         return
     message = refused(**{wrong: 1})
@@ -213,13 +251,14 @@ def test_lower_case_is_a_misspelling():
 def test_any_text_for_any_field_is_a_value_or_one_sentence(text):
     for field in SETTABLE:
         try:
-            profile = load(**{field.name.upper(): text})
+            profile = load(**{field.upper(): text})
         except ProfileError as error:
             message = str(error)
-            assert field.name in message or field.name.upper() in message
-            assert repr(text) in message or field.type is not str
+            assert field in message and field.upper() in message
+            text_field = type(getattr(PROFILES["cpu"], field)) is str
+            assert not text_field or repr(text) in message or "<secret>" in message
         else:
-            value = getattr(profile, field.name)
+            value = getattr(profile, field)
             assert not isinstance(value, float) or math.isfinite(value)
 
 
@@ -243,7 +282,7 @@ def test_integers_are_whole(name):
     assert name.upper() in refused(**{name.upper(): "2.5"})
 
 
-@pytest.mark.parametrize("name", sorted(set(NUMBERS) - checks.MAY_BE_ZERO))
+@pytest.mark.parametrize("name", sorted(set(NUMBERS) - MAY_BE_ZERO))
 def test_zero_is_refused_where_it_makes_no_sense(name):
     assert name in refused(**{name.upper(): 0})
 
@@ -275,7 +314,7 @@ def test_batches_are_whole_groups(batch, accumulation, group):
         (T4, {"PROFILE": "l4"}, "dtype='bfloat16'"),
         (A100._replace(vllm=False), {}, "fast_inference=True"),
         (A100, {"GPU_MEMORY_UTILIZATION": "none"}, "gpu_memory_utilization=None"),
-        (A100, {"GPU_MEMORY_UTILIZATION": "1.5"}, "gpu_memory_utilization=1.5"),
+        (A100, {"GPU_MEMORY_UTILIZATION": "1.5"}, "gpu_memory_utilization='1.5'"),
         (CPU, {"DTYPE": "fp32"}, "'fp32'"),
         (CPU, {"LOSS_TYPE": "ppo"}, "loss_type='ppo'"),
         (CPU, {"SCALE_REWARDS": "true"}, "scale_rewards='true'"),
@@ -291,7 +330,7 @@ def test_batches_are_whole_groups(batch, accumulation, group):
         (CPU, {"MAX_COMPLETION_LENGTH": 384}, "max_completion_length=384"),
         (CPU, {"MAX_SEQ_LENGTH": 100}, "max_seq_length=100"),
         (CPU, {"EPSILON_HIGH": 0.1}, "epsilon_high=0.1"),
-        (CPU, {"SEED": 2**32}, "seed=4294967296"),
+        (CPU, {"SEED": 2**32}, "seed='4294967296'"),
         (CPU, {"MASK_TRUNCATED": "maybe"}, "'maybe'"),
         (CPU, {"MODEL_NAME": "./no-such-folder"}, "'./no-such-folder'"),
         (CPU, {"MODEL_NAME": "~/no/such/folder"}, "'~/no/such/folder'"),
@@ -306,6 +345,18 @@ def test_batches_are_whole_groups(batch, accumulation, group):
         (CPU, {"HUB_REPO": "../b"}, "hub_repo='../b'"),
         (CPU, {"HUB_REPO": "https://me:pass@hub/a/b"}, "'https://<secret>@hub/a/b'"),
         (CPU, {"TRACK": "hf_abcdefghij"}, "track='<secret>'"),
+        (CPU, {"HUB_REPO": "me/hf_abcdefghij"}, "hub_repo='me/<secret>'"),
+        (CPU, {"OPTIM": "adamw_8bit"}, "optim='adamw_8bit'"),
+        (CPU, {"OPTIM": "paged_adamw_8bit"}, "COURSE_OPTIM"),
+        (CPU, {"MAX_COMPLETION_LENGTH": 383}, "leaves 1 tokens"),
+        (CPU, {"SFT_DATA": "embedded:test"}, "sft_data='embedded:test'"),
+        (CPU, {"GRPO_DATA": "embedded:test"}, "grpo_data='embedded:test'"),
+        (CPU, {"EVAL_DATA": "embedded:grpo"}, "eval_data='embedded:grpo'"),
+        (CPU, {"SFT_DATA": "/etc/passwd"}, "sft_data='/etc/passwd'"),
+        (CPU, {"GRPO_DATA": "./README.md"}, ".jsonl"),
+        (CPU, {"HOME": "/etc/passwd"}, "COURSE_HOME='/etc/passwd'"),
+        (CPU, {"HOME": "/etc/passwd/x"}, "COURSE_HOME='/etc/passwd/x'"),
+        (CPU, {"LOSS_TYPE": "cispo", "EPSILON_HIGH": 0.28}, "epsilon_high=0.28"),
         (CPU, {"HOME": "~no-such-user/x"}, "'~no-such-user/x'"),
         (CPU, {"SFT_DATA": "/no/such.jsonl"}, "'/no/such.jsonl'"),
         (CPU, {"GRPO_DATA": "embedded:training"}, "'embedded:training'"),
@@ -324,7 +375,7 @@ def test_local_names_are_found_from_the_repository_root(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     assert load(MODEL_NAME=tmp_path).model_source == str(tmp_path)
     relative = load(MODEL_NAME="./models/tiny-qwen3").model_source
-    assert Path(relative) == checks.REPO / "models" / "tiny-qwen3"
+    assert Path(relative) == REPO / "models" / "tiny-qwen3"
     rows = tmp_path / "rows.jsonl"
     rows.write_text("{}")
     assert load(SFT_DATA=rows).sft_data == str(rows)
@@ -344,22 +395,23 @@ def test_a_file_is_no_model_folder(tmp_path):
     assert "model.gguf" in refused(MODEL_NAME=tmp_path / "model.gguf")
 
 
-@pytest.mark.parametrize("field", SETTABLE, ids=lambda field: field.name)
+@pytest.mark.parametrize("field", SETTABLE)
 def test_a_setting_changes_the_stages_that_depend_on_it(field):
-    prefix = field.name.split("_")[0]
+    prefix = field.split("_")[0]
     first = {"sft": "sft", "grpo": "grpo", "eval": None}.get(prefix, "unsaid")
-    first = {"template": "template"}.get(field.name, first)
+    first = {"template": "template"}.get(field, first)
     cpu = PROFILES["cpu"]
-    changed = dataclasses.replace(cpu, **{field.name: "another"})
-    stages = list(profiles.LAST_FIELD)
+    changed = dataclasses.replace(cpu)
+    object.__setattr__(changed, field, "another")
+    stages = list(profiles.STAGES)
     differ = [s for s in stages if cpu.settings_for(s) != changed.settings_for(s)]
     assert differ == stages[len(stages) - len(differ) :]  # and every later stage
     if first != "unsaid":
         assert differ[:1] == ([first] if first else [])
     free = {"fast_inference", "gpu_memory_utilization", "use_gradient_checkpointing"}
-    if field.name in free | {"save_steps", "track", "hub_repo"}:
+    if field in free | {"save_steps", "track", "hub_repo"}:
         assert not differ
-    if field.name in ("model_name", "dtype", "lora_rank", "seed"):
+    if field in ("model_name", "dtype", "lora_rank", "seed"):
         assert differ == stages
 
 
@@ -371,16 +423,16 @@ def test_the_table_shows_every_field_and_its_variable():
 
 def test_importing_profiles_and_stages_loads_no_heavy_library():
     code = (
-        "import sys; from grpo_course.ground import profiles, stages; "
+        "import sys; from grpo_course.ground import profile, stages; "
         "heavy = {'torch', 'transformers', 'trl', 'peft', 'unsloth', 'pandas'}; "
         "sys.exit(bool(heavy & set(sys.modules)))"
     )
-    notebooks = checks.REPO / "notebooks"
+    notebooks = REPO / "notebooks"
     assert subprocess.run([sys.executable, "-c", code], cwd=notebooks).returncode == 0
 
 
 def test_the_readme_has_a_row_for_each_gpu_profile():
-    readme = (checks.REPO / "README.md").read_text()
+    readme = (REPO / "README.md").read_text()
     rows = {line.split("`")[1]: line for line in readme.splitlines() if "| `" in line}
     for name, profile in PROFILES.items():
         if profile.on_gpu:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from grpo_course import grpo_data, sft_data
 from grpo_course.ground import data
-from grpo_course.ground.checks import REPO
-from grpo_course.ground.profiles import PROFILES
+from grpo_course.ground.paths import REPO
+from grpo_course.ground.profile import PROFILES
 from grpo_course.rewards import parse_number
 from grpo_course.template import apply_template
 

@@ -33,7 +33,7 @@ from test_stages import (  # noqa: F401
 )
 
 from grpo_course.ground import exports, files, stages
-from grpo_course.ground.profiles import PROFILES
+from grpo_course.ground.profile import PROFILES
 from grpo_course.ground.stages import NOTEBOOKS, StageError
 
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link"}

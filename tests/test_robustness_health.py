@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpo_course.gauges import health
-from grpo_course.ground.profiles import PROFILES
+from grpo_course.ground.profile import PROFILES
 
 CURVES = Path(__file__).parents[1] / "results" / "curves.csv"
 CPU = PROFILES["cpu"]

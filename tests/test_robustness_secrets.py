@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 from grpo_course.ground import stages
-from grpo_course.ground.profiles import PROFILES
+from grpo_course.ground.profile import PROFILES
 from tools.run import nbtools, runner
 
 ROOT = nbtools.ROOT

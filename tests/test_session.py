@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from grpo_course.ground import checks, session
+from grpo_course.ground import paths, session
+from grpo_course.ground import profile as profiles
 from grpo_course.ground.session import masked, without_lines
 
 SCRIPT = """
@@ -32,7 +33,7 @@ def test_a_session_begins_with_quiet_and_not_with_an_import(tmp_path, given):
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, *names],
         env=environment | given,
-        cwd=checks.REPO / "notebooks",
+        cwd=paths.REPO / "notebooks",
         capture_output=True,
         text=True,
     )
@@ -108,10 +109,10 @@ def test_a_password_in_an_address_is_masked():
 
 @pytest.mark.parametrize("variable", ["COURSE_TRACK", "COURSE_HUB_REPO"])
 def test_a_key_given_as_a_setting_is_not_echoed(variable, monkeypatch):
-    from grpo_course.ground.profiles import load_profile
+    from grpo_course.ground.profile import load_profile
 
     monkeypatch.setenv("COURSE_PROFILE", "cpu")
     monkeypatch.setenv(variable, "Xk3vT9qLw2ZpRb7nYc5Md")
-    with pytest.raises(checks.ProfileError) as refusal:
+    with pytest.raises(profiles.ProfileError) as refusal:
         load_profile()
     assert "Xk3vT9" not in str(refusal.value)

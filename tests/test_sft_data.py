@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from grpo_course import sft_data
 from grpo_course.ground import data
-from grpo_course.ground.checks import REPO
+from grpo_course.ground.paths import REPO
 from grpo_course.rewards import extract_solution
 from grpo_course.template import REASONING_START, SYSTEM_PROMPT, apply_template
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from grpo_course.ground import files, stages
-from grpo_course.ground.profiles import PROFILES
+from grpo_course.ground.profile import PROFILES
 from grpo_course.ground.stages import NOTEBOOKS, ORDER, StageError
 
 SLOW = settings(deadline=None, suppress_health_check=list(HealthCheck))
@@ -317,7 +317,7 @@ def test_a_stage_before_its_parent_is_refused_and_nothing_written(
     [
         ("seed", "01"),
         ("lora_rank", "01"),
-        ("sft_learning_rate", "03"),
+        ("sft_batch_size", "03"),
         ("grpo_steps", "05"),
     ],
 )
@@ -330,7 +330,7 @@ def test_other_settings_are_refused_where_they_first_matter(course, field, noteb
     assert field in refusal("export", course)
 
 
-@pytest.mark.parametrize("field", ["eval_problems", "save_steps", "track"])
+@pytest.mark.parametrize("field", ["eval_problems", "save_steps", "eval_batch_size"])
 def test_settings_without_effect_on_a_stage_do_not_refuse_it(course, field):
     other = replace(course, **{field: 7})
     assert stages.open_stage("export", other).name == "export"

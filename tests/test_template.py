@@ -8,7 +8,8 @@ from importlib.resources import files
 
 import pytest
 
-from grpo_course.ground import checks, profiles
+from grpo_course.ground import paths
+from grpo_course.ground import profile as profiles
 
 CODE = """
 import json, sys
@@ -36,9 +37,9 @@ def rendered(form: str) -> list:
     """What a process with COURSE_TEMPLATE=form makes of one row."""
     qwen3 = files("trl") / "chat_templates" / "qwen3.jinja"
     done = subprocess.run(
-        [sys.executable, "-c", CODE, checks.REPO / "models" / "tiny-qwen3", qwen3],
+        [sys.executable, "-c", CODE, paths.REPO / "models" / "tiny-qwen3", qwen3],
         env=os.environ | {"COURSE_TEMPLATE": form},
-        cwd=checks.REPO / "notebooks",
+        cwd=paths.REPO / "notebooks",
         capture_output=True,
         text=True,
     )
@@ -46,7 +47,7 @@ def rendered(form: str) -> list:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("form", checks.CHOICES["template"])
+@pytest.mark.parametrize("form", ["course", "qwen3"])
 def test_a_prompt_opens_the_reasoning_and_a_completion_closes_it(form):
     start, prompt, completion, scores, _ = rendered(form)
     assert prompt.endswith(start) and prompt.count("6*7?") == 1

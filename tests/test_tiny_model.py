@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from grpo_course.gauges import evaluation
 from grpo_course.ground import arithmetic, data
-from grpo_course.ground.checks import REPO
+from grpo_course.ground.paths import REPO
 from grpo_course.sft_data import is_numeric_answer
 
 FOLDER = REPO / "models" / "tiny-qwen3"

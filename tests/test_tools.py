@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from grpo_course.ground import profiles
+from grpo_course.ground import profile as profiles
 from tools.run import check_notebooks, export, nbtools, run_course, runner, setup_env
 
 

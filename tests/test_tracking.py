@@ -14,7 +14,7 @@ import pytest
 
 from grpo_course.gauges import tracking
 from grpo_course.gauges.tracking import finish_tracking, sparkline, tracking_callbacks
-from grpo_course.ground.profiles import PROFILES
+from grpo_course.ground.profile import PROFILES
 
 CPU = PROFILES["cpu"]
 WRONG_KEY = "swan-key-that-nobody-must-see"

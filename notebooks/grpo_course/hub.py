@@ -8,7 +8,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData, get_token
 
-from .ground.checks import local_path
+from .ground.paths import local_path
 from .ground.exports import RECORD
 
 

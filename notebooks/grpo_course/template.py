@@ -9,8 +9,10 @@ import os
 
 FORMS = {"course": ("<start_working_out>", "<end_working_out>")}
 FORMS["qwen3"] = ("<think>", "</think>")
-FORM = os.environ.get("COURSE_TEMPLATE", "course")  # checked by load_profile
-REASONING_START, REASONING_END = FORMS.get(FORM, FORMS["course"])
+FORM = os.environ.get("COURSE_TEMPLATE", "course")
+if FORM not in FORMS:
+    raise ValueError(f"COURSE_TEMPLATE={FORM!r} is no form: take one of {[*FORMS]}.")
+REASONING_START, REASONING_END = FORMS[FORM]
 SOLUTION_START = "<SOLUTION>"
 SOLUTION_END = "</SOLUTION>"
 

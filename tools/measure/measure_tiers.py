@@ -15,7 +15,7 @@ import time
 from dataclasses import replace
 
 from grpo_course.ground import preflight, session
-from grpo_course.ground.profiles import PROFILES
+from grpo_course.ground.profile import PROFILES
 from tools.measure import gpu_steps
 
 STEPS = 3

@@ -29,7 +29,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from grpo_course.gauges import evaluation
-from grpo_course.ground import data, profiles, session, stages
+from grpo_course.ground import data, session, stages
+from grpo_course.ground.profile import PROFILES, load_profile
 from tools import write_whole
 from tools.report import runs, tables
 from tools.run import nbtools, run_course
@@ -38,7 +39,7 @@ HOME = stages.home() / "seeds"
 STAGE_OF = {name[:2]: stage for stage, name in stages.NOTEBOOKS.items()}
 SEEDS = (3407, 1, 2)
 PASS_PROBLEMS, PASS_SAMPLES = 100, 16  # of pass@k
-CPU = profiles.PROFILES["cpu"]
+CPU = PROFILES["cpu"]
 RUN = ("experiment", "seed")
 KEYS = {  # of each table in results/: what tells the rows of a run
     "cpu.json": ("seed",),
@@ -100,7 +101,7 @@ class Run:
         if not self.plan.makes:
             return self.counts.is_file()
         profile, told = (
-            profiles.load_profile(self.environment),
+            load_profile(self.environment),
             self.manifest(self.plan.makes),
         )
         return bool(told) and (
@@ -151,7 +152,7 @@ def execute(run: Run) -> None:
 def is_there(stage: str) -> bool:
     """Does this COURSE_HOME hold a stage, whole and with the present settings?"""
     try:
-        return bool(stages.open_stage(stage, profiles.load_profile()))
+        return bool(stages.open_stage(stage, load_profile()))
     except stages.StageError:
         return False
 
@@ -174,7 +175,7 @@ def prepare_more_sft(run: Run) -> None:
     evaluation, and further rows of the embedded data go to a file.
     """
     write_further_rows(run.home / "further.jsonl", run.seed, count=2000)
-    profile = profiles.load_profile(run.environment)
+    profile = load_profile(run.environment)
     warm = run.course.manifest("sft")
     template = run.manifest("template")
     if template.get("metrics") == warm["metrics"]:
@@ -216,7 +217,7 @@ def count_right_answers(run: Run) -> None:
     from grpo_course import grpo_data
     from grpo_course import model as lora
 
-    profile = profiles.load_profile()
+    profile = load_profile()
     problems = grpo_data.held_out_problems(profile)[:PASS_PROBLEMS]
     asked = [problem for problem in problems for _ in range(PASS_SAMPLES)]
     model, _ = lora.load_base_model(profile)

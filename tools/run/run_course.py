@@ -19,7 +19,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from grpo_course.ground import profiles, stages
+from grpo_course.ground import stages
+from grpo_course.ground.paths import local_path
+from grpo_course.ground.profile import ProfileError, load_profile
 from tools.report import runs
 from tools.run import nbtools, runner
 from tools.run.kernels import Preloaded
@@ -64,10 +66,10 @@ def guarded(home: Path) -> Iterator[Callable[[Path], nbtools.nbformat.NotebookNo
     Holds COURSE_HOME for one run at a time: a second one waits for the first.
     """
     try:
-        profile = profiles.load_profile()
+        profile = load_profile()
         home.mkdir(parents=True, exist_ok=True)
         lock = (home / ".lock").open("w")
-    except (profiles.ProfileError, OSError) as error:
+    except (ProfileError, OSError) as error:
         sys.exit(f"The course cannot start: {error}")
     with lock:
         try:
@@ -97,8 +99,8 @@ def guarded(home: Path) -> Iterator[Callable[[Path], nbtools.nbformat.NotebookNo
 def needs_no_hub(profile) -> bool:
     """True if the model and all data of a profile are on this machine."""
     data = (profile.sft_data, profile.grpo_data, profile.eval_data)
-    return profiles.local_path(profile.model_name) is not None and all(
-        name.startswith("embedded:") or profiles.local_path(name) for name in data
+    return local_path(profile.model_name) is not None and all(
+        name.startswith("embedded:") or local_path(name) for name in data
     )
 
 

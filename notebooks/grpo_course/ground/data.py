@@ -18,7 +18,7 @@ import unicodedata
 from pathlib import Path
 
 from . import arithmetic
-from .profiles import local_path
+from .paths import local_path
 
 COLUMNS = {
     "sft": ("problem", "generated_solution", "expected_answer"),

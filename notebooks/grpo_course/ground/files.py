@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .checks import REPO
+from .paths import REPO
 
 MODELS = REPO / "models"  # those that come with the course
 SUM = re.compile(r"[0-9a-f]{64} [ *]")  # how a line of SHA256SUMS begins

@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from statistics import median
 
-from .checks import REPO
-from .profiles import PROFILES
+from .paths import REPO
+from .profile import PROFILES
 from .stages import home
 
 MEASURED = REPO / "results" / "gpu-usage.json"  # long steps: time and memory

@@ -32,7 +32,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .checks import REPO, local_path
+from .paths import REPO, local_path
 from .files import (
     Busy,
     Flaw,
@@ -47,7 +47,7 @@ from .files import (
     settle,
     sync,
 )
-from .profiles import Profile
+from .profile import Profile
 
 FORMAT = 1
 NOTEBOOKS = {  # the stages in order, each with the notebook that makes it

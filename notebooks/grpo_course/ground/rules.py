@@ -1,0 +1,105 @@
+"""What one setting may be, whatever the others are: the types of a profile's fields."""
+
+import difflib
+import re
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from .session import masked
+from .paths import local_path
+
+EXPORTS = "lora merged_16bit merged_4bit gguf_f16 gguf_q8_0 gguf_q4_k_m".split()
+DATA_FILES = (".jsonl", ".json", ".csv", ".parquet")
+
+NAME = r"\w([\w.-]*\w)?"
+HUB_ID = rf"(?=.{{1,96}}$)(?!.*(--|\.\.|\.git$))({NAME}/)?{NAME}"  # as the hub has it
+HUB_DATA = r"[\w.-]+/[\w.-]+(:[\w.-]+){1,2}"
+
+
+def closest_name(variable: str, known: list[str]) -> str | None:
+    """The one of the variables COURSE_... that this misspells; None if it is another's.
+
+    COURSE_ID is close to nothing, and COURSESEED means one of ours only letter by letter.
+    """
+    if match := re.fullmatch("COURSE(_?)(.+)", variable.upper()):
+        names = [name.removeprefix("COURSE_") for name in known]
+        least = 0.6 if match[1] else 1.0
+        found = difflib.get_close_matches(match[2], names, n=1, cutoff=least)
+        return f"COURSE_{found[0]}" if found else None
+    return None
+
+
+def _must(works: Callable, problem: str) -> AfterValidator:
+    def check(value):
+        if works(value):
+            return value
+        raise ValueError(problem)
+
+    return AfterValidator(check)
+
+
+def _words(meanings: dict) -> BeforeValidator:
+    """Reads these words, in any case, as these values."""
+    return BeforeValidator(lambda value: meanings.get(str(value).lower(), value))
+
+
+def _matches(pattern: str) -> Callable:
+    return re.compile(pattern, re.ASCII).fullmatch
+
+
+def _is_model(name: str) -> bool:
+    return local_path(name) is not None or bool(_matches(HUB_ID)(name))
+
+
+def _are_exports(text: str) -> bool:
+    return {name.strip() for name in text.split(",")} <= set(EXPORTS)
+
+
+def _data(embedded: str):
+    def known(value: str) -> bool:
+        if path := local_path(value):
+            return path.suffix in DATA_FILES
+        return value == embedded or bool(_matches(HUB_DATA)(value))
+
+    files = ", ".join(DATA_FILES)
+    problem = f"should be {embedded}, owner/name:split, or a local file ({files})"
+    return Annotated[str, _must(known, problem)]
+
+
+# Numbers. A larger one than these is a slip, not a wish.
+Small = Annotated[int, Field(gt=0, le=4096)]
+Count = Annotated[int, Field(gt=0, le=2**20)]
+CountOrZero = Annotated[int, Field(ge=0, le=2**20)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # numpy takes no larger one
+Rate = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
+Weight = Annotated[float, Field(ge=0, le=1000)]
+Positive = Annotated[float, Field(gt=0, le=1000)]
+RateOrNone = Annotated[Rate | None, _words({"none": None})]
+PositiveOrNone = Annotated[Positive | None, _words({"none": None})]
+
+# Choices.
+BOOLS = {"true": True, "1": True, "false": False, "0": False}
+Checkpointing = Annotated[Literal[False, True, "unsloth"], _words(BOOLS)]
+Dtype = Literal["float32", "bfloat16", "float16"]
+Optim = Literal["adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit"]
+Reward = Literal["course", "format", "random", "flawed", "fixed"]
+# TRL 1.15.0: GRPOConfig.loss_type and GRPOConfig.scale_rewards
+Loss = Literal["grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"]
+Scale = Literal["group", "batch", "none"]
+Track = Literal["local", "cloud", "offline", "disabled"]  # SwanLab's mode
+
+# Names.
+Model = Annotated[str, _must(_is_model, "should be a hub id or a local folder")]
+SftData, GrpoData, EvalData = map(_data, ("embedded:sft", "embedded:grpo", "embedded:test"))
+Exports = Annotated[
+    str, _must(_are_exports, f"should be some of {', '.join(EXPORTS)}, with commas")
+]
+HubRepo = Annotated[
+    str,
+    _must(lambda text: masked(text) == text, "looks like a key: take owner/name"),
+    _must(_matches(rf"|(?=[^/]+/){HUB_ID}"), "should be owner/name, or empty"),
+]
