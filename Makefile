@@ -21,6 +21,7 @@ test: env check  ## everything that CI runs
 check: env  ## lint, spelling, links, and whether notebooks and outputs belong together
 	@$(RUN) -m ruff check
 	@$(RUN) -m ruff format --check
+	@PYTHONPATH=notebooks .venv/bin/lint-imports --no-cache
 	@$(RUN) -m tools.run.check_notebooks
 
 format: env  ## let ruff put the code in order, then export the taught modules
