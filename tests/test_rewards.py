@@ -124,18 +124,18 @@ def formed(solution):
         ("nan", "72", -4.5, -2.5),
         ("inf", "72", -4.5, -2.5),
         ("1e99999", "72", -4.5, 0.0),
-        ("3 + 4 = 7", "7", 5.0, 3.5),
-        ("3 of 7", "7", -4.5, 3.5),
+        ("3 + 4 = 7", "7", -4.5, 0.0),
+        ("3 of 7", "7", -4.5, 0.0),
         ("x = 72", "72", 5.0, 3.5),
         (r"\frac{1}{2}", "0.5", 5.0, 3.5),
-        (r"\frac{7}{2}", "2", -4.5, 0.0),
+        (r"\frac{7}{2}", "2", -2.5, -1.5),
         (r"\boxed{72}", "72", 5.0, 3.5),
-        (r"\sqrt{4}", "2", 5.0, 3.5),
-        ("2^{10}", "1024", 5.0, 3.5),
+        (r"\sqrt{4}", "2", -4.5, 0.0),
+        ("2^{10}", "1024", -4.5, 0.0),
         ("2\\pi", r"\pi \cdot 2", 5.0, 3.5),
         ("1 + x", "x+1", 5.0, 3.5),
-        ("72, 73", "72", -4.5, -1.5),
-        (r"\pm 7", "8", -4.5, -1.5),
+        ("72, 73", "72", -4.5, 0.0),
+        (r"\pm 7", "7", -4.5, 0.0),
         ("yes", "yes", 5.0, 3.5),
         ("no", "yes", -4.5, -2.5),
         ("3", r"\pi", -2.5, 0.0),
@@ -357,7 +357,7 @@ rows, texts, answers = t.corpus()
 huge = [text for text in texts if len(text) > 90_000]
 assert len(huge) > 40
 t.score_all(huge, ["42"] * len(huge))
-t.score_all([t.formed(text) for text in t.HOSTILE], ["42"] * len(t.HOSTILE))
+t.score_all([t.formed(text) for text in t.HOSTILE], ["x+1"] * len(t.HOSTILE))
 print(t.equivalence._worker.process.pid)
 """
 
