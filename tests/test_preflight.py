@@ -10,7 +10,7 @@ import torch
 from grpo_course.ground import paths, preflight
 from grpo_course.ground import profile as profiles
 from grpo_course.ground.hardware import conditions_here
-from tools.measure import make_random_model
+from tools.measure import random_model
 
 CPU = profiles.PROFILES["cpu"]
 STEPS = sorted(preflight.LOWER)
@@ -138,7 +138,7 @@ ROWS = json.loads((paths.REPO / "results" / preflight.TIERS).read_text())
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['profile']}-{row['step']}")
 def test_the_estimate_is_near_what_was_measured(row):
     profile = profiles.PROFILES[row["profile"]]
-    config = SimpleNamespace(**make_random_model.SIZES[row["model"]])
+    config = SimpleNamespace(**random_model.SIZES[row["model"]])
     heads = config.head_dim * config.num_attention_heads
     cache = config.head_dim * config.num_key_value_heads
     shapes = [(config.hidden_size, n) for n in (heads, cache, cache, heads)]

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from tools import ROOT
-from tools.measure import bench_grpo, gpu_steps, time_course
+from tools.measure import bench, time_course
 from tools.report import gpu_run, results, runs, tables
+from tools.run import runner
 
 BATCH = {"grpo_batch_size": 4, "grpo_grad_accum": 8}
 SCORES = {"n": 200, "accuracy": 0.843, "ci_low": 0.798, "ci_high": 0.88}
@@ -171,25 +172,19 @@ def test_a_variant_that_failed_is_a_row_as_well():
 
 
 def test_a_failed_try_of_a_variant_goes_when_it_is_tried_again(tmp_path, monkeypatch):
-    output, models = tmp_path / "table.json", tmp_path / "models"
-    (models / "8b").mkdir(parents=True)
-    (models / "8b" / "config.json").touch()
-    tries = [[{"error": "why"}], [{"machine": "A GPU"}], [{"machine": "Another"}]]
-    monkeypatch.setattr(gpu_steps, "in_process", lambda command, log: tries.pop(0))
-    command = ["x", "one", "--models", str(models), "--output", str(output)]
-    monkeypatch.setattr(sys, "argv", command)
-    for left in (["why"], [None], [None, None]):
-        gpu_steps.run_each("x", "variant", {"one": "8b", "two": "8b"}, None, output)
-        assert [row.get("error") for row in tables.read(output)] == left
-    assert tables.read(output)[0] == {"variant": "one", "machine": "A GPU"}
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    for name, table in (("t4", "gpu-tiers.json"), ("tutorial", "gpu-throughput.json")):
+        for machine in (None, "A GPU", "Another"):
+            row = {"machine": machine} if machine else {"error": "why"}
+            bench.keep(name, [row, row])
+        found = [row.get("machine") for row in tables.read(table)]
+        assert found == ["A GPU", "A GPU", "Another", "Another"]
 
 
-def test_a_process_that_fails_is_a_row_with_its_error_and_a_log(tmp_path):
-    log = tmp_path / "log"
-    assert gpu_steps.in_process(["-c", "print('x'); print('[{}]')"], log) == [{}]
-    assert not log.exists()
-    (row,) = gpu_steps.in_process(["-c", "print('x'); raise KeyError('why')"], log)
-    assert "why" in row["error"] and log.name in row["error"] and "x" in log.read_text()
+def test_a_process_that_fails_is_a_row_with_its_error(capfd):
+    assert bench.in_process(["-c", "print('x'); print('[{}]')"]) == [{}]
+    (row,) = bench.in_process(["-c", "print('said'); raise KeyError('why')"])
+    assert "why" in row["error"] and "said" in capfd.readouterr().err
 
 
 def test_a_run_held_to_less_memory_is_another_line():
@@ -209,10 +204,25 @@ def test_a_rate_is_a_share_of_what_its_own_gpu_could_do():
     assert "%" in same and other == "-"
 
 
-def test_a_course_is_timed_cold_and_then_warm(tmp_path, monkeypatch):
+@pytest.fixture
+def timed(tmp_path, monkeypatch):
+    """time_course without kernels: what to call, and what is to run a notebook."""
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["time_course", str(tmp_path / "homes")])
+    monkeypatch.setenv("COURSE_HOME", "")
+    monkeypatch.setenv("COURSE_PROFILE", "cpu")
+
+    def main(execute):
+        monkeypatch.setattr(runner, "execute", execute)
+        time_course.main()
+
+    return main
+
+
+def test_a_course_is_timed_cold_and_then_warm(timed):
     cached = []
 
-    def execute(path, copy, environment):
+    def execute(path, copy, *_):
         home = copy.parents[1]
         cached.append((home / "cache" / "kernel").is_file())
         (home / "cache").mkdir(parents=True, exist_ok=True)
@@ -220,43 +230,31 @@ def test_a_course_is_timed_cold_and_then_warm(tmp_path, monkeypatch):
         if path.name.startswith("05"):
             write_home(home)
 
-    monkeypatch.setattr(time_course.nbtools, "execute", execute)
-    output = tmp_path / "course.json"
-    arguments = ["time_course", str(tmp_path / "homes"), "--output", str(output)]
-    monkeypatch.setattr(sys, "argv", arguments)
-    monkeypatch.setenv("COURSE_HOME", "")
-    time_course.main()
-    rows = tables.read(output)
+    timed(execute)
+    rows = tables.read("gpu-course.json")
     assert [row["start"] for row in rows] == ["cold"] * 6 + ["warm"] * 6
     assert cached == [False] + [True] * 11
     assert {row.get("to_first_step_s") for row in rows} == {None, 31.0 + 60.0}
-    assert (
-        list(shown("gpu-course.json", rows)["start of 05 to first step"]) == ["91"] * 2
-    )
+    table = shown("gpu-course.json", rows)
+    assert list(table["start of 05 to first step"]) == ["91", "91"]
     with pytest.raises(SystemExit, match="there already"):
-        time_course.main()
+        timed(execute)
 
 
-def test_what_was_timed_before_a_notebook_failed_is_kept(tmp_path, monkeypatch):
-    def execute(path, copy, environment):
+def test_what_was_timed_before_a_notebook_failed_is_kept(timed):
+    def execute(path, copy, *_):
         if path.name.startswith("06"):
-            raise time_course.nbtools.NotebookFailed("06 does not run")
+            raise runner.NotebookFailed("06 does not run")
         if path.name.startswith("05"):
             write_home(copy.parents[1])
 
-    monkeypatch.setattr(time_course.nbtools, "execute", execute)
-    output = tmp_path / "course.json"
-    arguments = ["time_course", str(tmp_path / "homes"), "--output", str(output)]
-    monkeypatch.setattr(sys, "argv", arguments)
-    monkeypatch.setenv("COURSE_HOME", "")
     with pytest.raises(SystemExit, match="06 does not run"):
-        time_course.main()
-    numbers = [row["notebook"][:2] for row in tables.read(output)]
+        timed(execute)
+    numbers = [row["notebook"][:2] for row in tables.read("gpu-course.json")]
     assert numbers == ["01", "02", "03", "04", "05"]
 
 
 def test_the_benchmark_refuses_a_variant_that_it_does_not_know():
-    command = [sys.executable, "-m", bench_grpo.__name__, "mine"]
-    command += ["--models", "x", "--output", "y"]
+    command = [sys.executable, "-m", bench.__name__, "mine", "--models", "x"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode and "plain trl" in done.stderr

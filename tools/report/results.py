@@ -7,7 +7,7 @@ import pandas as pd
 
 from grpo_course.gauges.evaluation import mcnemar_p_value
 from tools import ROOT, write_whole
-from tools.measure import bench_grpo
+from tools.measure import bench, gpu_limits
 from tools.report import runs, tables
 
 GAINS = """run: {experiment} | what it is: {about} || seeds: {seeds}
@@ -54,13 +54,13 @@ def courses(rows: list[dict]) -> list[dict]:
 
 
 def shares(rows: list[dict]) -> list[dict]:
-    """Rows of bench_grpo, with each rate also as a share of its own GPU's ideal one."""
+    """Rows of bench, with each rate also as a share of its own GPU's ideal one."""
     names = ("bandwidth_tb_per_s", "rate_tflop_per_s")
     limits = {r["machine"]: {n: r[n] for n in names} for r in rows if names[0] in r}
     for row in rows:
         if "error" not in row and row.get("machine") in limits:
             there = limits[row["machine"]]
-            best = bench_grpo.ideal_step(row["completions"], **there)
+            best = gpu_limits.ideal_step(row["completions"], **there)
             row["share"] = row["tokens_per_s"] / best["tokens_per_s"]
     return rows
 
@@ -70,7 +70,7 @@ def chosen(rows: list[dict]) -> str:
     rates = {
         (row.get("machine"), row["variant"]): row.get("tokens_per_s") for row in rows
     }
-    batch = f"{bench_grpo.A100.grpo_batch_size} x {bench_grpo.A100.grpo_grad_accum}"
+    batch = f"{bench.A100.grpo_batch_size} x {bench.A100.grpo_grad_accum}"
     for gpu in dict.fromkeys(gpu for gpu, _ in rates):
         ours, old = (rates.get((gpu, v)) for v in (f"unsloth {batch}", "tutorial"))
         if ours and old:
@@ -153,8 +153,8 @@ GPU_TABLES = {
         "| of it generating: {of_it_generating_s:.2f}"
         "| tokens a second: {tokens_per_s:,.0f} | of the ideal: {share:.0%}"
         "| GiB at the peak: {gib_peak:.1f} | first step (s): {first_step_s:.0f}",
-        f"With {bench_grpo.TOKENS} tokens in each completion, held to an A100's "
-        f"{bench_grpo.A100_GIB:.0f} GiB. `8 x 8` are eight micro-batches of eight "
+        f"With {gpu_limits.TOKENS} tokens in each completion, held to an A100's "
+        f"{bench.TIERS['a100'][0]:.0f} GiB. `8 x 8` are eight micro-batches of eight "
         "completions; the ideal counts nothing but reading the weights and the cache, "
         "and multiplying.",
         shares,

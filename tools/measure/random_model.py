@@ -1,6 +1,6 @@
 """A model of Qwen3-8B's dimensions with random weights, to measure memory and speed.
 
-    python -m tools.measure.make_random_model FOLDER 8b
+    python -m tools.measure.random_model FOLDER 8b
 
 It can do nothing, but it costs exactly what the real one costs: the same matrices, the
 same vocabulary, 16 GB in bfloat16. The tokenizer is that of the tiny model, filled up
