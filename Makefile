@@ -46,11 +46,11 @@ results: env  ## draw the pictures and write the README's tables, from results/
 	@$(RUN) -m tools.report.draw_results
 	@$(RUN) -m tools.report.results
 
-LOCK := uv pip compile --quiet --universal --generate-hashes --no-annotate \
-  --custom-compile-command "make lock"
+LOCK := $(RUN) -m uv pip compile --quiet --universal --generate-hashes --no-annotate \
+  --custom-compile-command "make lock" --override requirements.overrides
 ONE_PLATFORM := ;? ?(and )?platform_machine == 'x86_64' and sys_platform == 'linux'
 
-lock:  ## pin what requirements*.in ask for (needs uv); delete a .txt to renew its pins
+lock: env  ## pin what requirements*.in ask for; delete a .txt to renew its pins
 	@$(LOCK) requirements.in -o requirements.txt --python-version 3.12
 	@$(LOCK) requirements-cpu.in -o requirements-cpu.txt --python-version 3.11 \
 	  --override requirements-cpu.overrides --no-emit-package torch
@@ -68,15 +68,15 @@ llama: env  ## build llama.cpp once, for the GGUF formats of notebook 06
 screenshots: env  ## pictures of the dashboard for the notebooks (needs chromium)
 	@$(RUN) -m tools.report.screenshots
 
-audit:  ## look all pins up in a list of known vulnerabilities (needs uv and internet)
+audit: env  ## look all pins up in a list of known vulnerabilities (needs internet)
 	@grep -ho '^torch==[^ ]*' requirements-cpu.in > .torch-pin
-	@uvx pip-audit --strict --disable-pip --no-deps -r .torch-pin; \
+	@.venv/bin/uvx pip-audit --strict --disable-pip --no-deps -r .torch-pin; \
 	  code=$$?; rm .torch-pin; exit $$code
 	@for lock in requirements.txt requirements-cpu.txt; do echo $$lock; \
-	  uvx pip-audit --strict --disable-pip --require-hashes -r $$lock || exit 1; done
+	  .venv/bin/uvx pip-audit --strict --disable-pip --require-hashes -r $$lock || exit 1; done
 
 clean:  ## remove the environment, but no stage that a notebook made
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
 
 env:
-	@$(PYTHON) -m tools.run.setup_env
+	@PYTHON="$(PYTHON)" sh tools/run/make_env.sh

@@ -1,19 +1,12 @@
 """The tools around the notebooks: set-up, runner, checker, results table."""
 
-import os
-import platform
-import shutil
-import subprocess
-import sys
-import sysconfig
-import venv
 from pathlib import Path
 
 import nbformat
 import pytest
 
 from grpo_course.ground import profile as profiles
-from tools.run import check_notebooks, export, nbtools, run_course, runner, setup_env
+from tools.run import check_notebooks, export, nbtools, run_course, runner
 
 
 def make_notebook(path: Path, *sources: str) -> Path:
@@ -267,94 +260,3 @@ def test_exported_modules_must_agree_with_their_notebooks(folder):
     assert export.differences(folder) == []
     path.unlink()
     assert len(export.differences(folder)) == 1
-
-
-# --- Set-up ---------------------------------------------------------------------------
-
-
-@pytest.fixture
-def clone(tmp_path) -> Path:
-    """What set-up needs of a clone."""
-    needed = ["tools/__init__.py", "requirements-cpu.in", "requirements-cpu.txt"]
-    needed += [f"tools/run/{m}.py" for m in ("__init__", "setup_env", "status_line")]
-    (tmp_path / "tools" / "run").mkdir(parents=True)
-    for name in needed:
-        shutil.copy(setup_env.ROOT / name, tmp_path / name)
-    return tmp_path
-
-
-def set_up(clone: Path, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", setup_env.__name__],
-        env=os.environ | environment,
-        cwd=clone,
-        capture_output=True,
-        text=True,
-    )
-
-
-@pytest.mark.parametrize("version", [(2, 7), (3, 10), (3, 15), (4, 0)])
-def test_other_pythons_are_refused(version):
-    with pytest.raises(setup_env.SetupError):
-        setup_env.check_python(version)
-
-
-@pytest.mark.parametrize("version", [(3, 11), (3, 14)])
-def test_known_pythons_are_accepted(version):
-    setup_env.check_python(version)
-
-
-def test_a_free_threaded_python_is_refused(monkeypatch):
-    monkeypatch.setattr(sysconfig, "get_config_var", {"Py_GIL_DISABLED": 1}.get)
-    with pytest.raises(setup_env.SetupError):
-        setup_env.check_python((3, 13))
-
-
-@pytest.mark.parametrize("libc", [("glibc", "2.17"), ("musl", "1.2.5"), ("", "")])
-def test_systems_without_wheels_are_refused(monkeypatch, libc):
-    monkeypatch.setattr(platform, "libc_ver", lambda: libc)
-    with pytest.raises(setup_env.SetupError):
-        setup_env.check_machine()
-
-
-def test_without_a_compiler_nothing_is_made(clone):
-    (clone / "empty").mkdir()
-    run = set_up(clone, PATH=str(clone / "empty"))
-    assert run.returncode == 1 and "compiler" in run.stderr
-    assert not (clone / ".venv").exists()
-
-
-def test_without_room_nothing_is_made(monkeypatch, tmp_path):
-    usage = shutil.disk_usage(tmp_path)._replace(free=10**9)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    monkeypatch.setattr(setup_env, "VENV", tmp_path / ".venv")
-    with pytest.raises(setup_env.SetupError):
-        setup_env.check_machine()
-
-
-def test_a_failed_install_names_its_log_and_is_not_taken_for_finished(clone):
-    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull}
-    run = set_up(clone, **offline)
-    log = clone / ".venv" / "install.log"
-    assert run.returncode == 1 and str(log) in run.stderr
-    assert log.read_text()
-    assert not (clone / ".venv" / "course-stamp").exists()
-
-
-def test_a_finished_environment_is_used_again_until_the_lock_changes(clone):
-    environment = clone / ".venv"
-    venv.create(environment, with_pip=False)
-    (site,) = environment.glob("lib/python*/site-packages")
-    for package in ("torch", "unsloth"):
-        (site / package).mkdir()
-    stamp = "from tools.run import setup_env; print(setup_env.wanted_stamp(), end='')"
-    made = subprocess.check_output([sys.executable, "-c", stamp], cwd=clone)
-    (environment / "course-stamp").write_bytes(made)
-    nothing = {"PATH": str(clone)}  # with no compiler, an install would be refused
-    assert set_up(clone, **nothing).returncode == 0
-    site.rename(site.with_name("of-another-python"))
-    assert set_up(clone, **nothing).returncode == 1
-    site.with_name("of-another-python").rename(site)
-    with (clone / "requirements-cpu.txt").open("a") as lock:
-        lock.write("# newer\n")
-    assert set_up(clone, **nothing).returncode == 1

@@ -1,4 +1,4 @@
-"""A line that shows that a long step is alive. Standard library only: see setup_env."""
+"""A line that shows that a long step is alive."""
 
 import shutil
 import sys
