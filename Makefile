@@ -3,7 +3,7 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: help course lab watch test check format export notebooks seeds experiments
+.PHONY: help course try lab watch test check format export notebooks seeds experiments
 .PHONY: results screenshots badges llama lock audit clean env
 
 help:  ## this list
@@ -12,11 +12,15 @@ help:  ## this list
 course: env  ## run notebooks 01 to 06 and show what the model learned
 	@$(RUN) -m tools.run.run_course
 
+try: env  ## from sft on: fewer steps of GRPO (REWARD=..., STEPS=15) beside the last try
+	@$(if $(REWARD),COURSE_REWARD='$(REWARD)') $(if $(STEPS),COURSE_GRPO_STEPS=$(STEPS)) \
+	  $(RUN) -m tools.run.try_it
+
 lab: env  ## open the notebooks in JupyterLab
 	@cd notebooks && ../$(RUN) -m jupyterlab
 
 test: env check  ## everything that CI runs
-	@$(RUN) -m pytest tests
+	@$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
 
 check: env  ## lint, spelling, links, and whether notebooks and outputs belong together
 	@$(RUN) -m ruff check

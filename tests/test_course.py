@@ -2,12 +2,13 @@
 
 One COURSE_HOME serves all tests here, in order. Its run is killed in the middle of
 GRPO and started again, as a reader's might be; everything after that looks at what
-came out of it.
+came out of it, or goes on from there.
 """
 
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 
 from grpo_course.gauges import evaluation
 from grpo_course.ground import stages
-from tools.run import run_course
+from tools.run import nbtools, run_course, runner
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = {
@@ -28,15 +29,16 @@ SHORT = {
     "COURSE_SAVE_STEPS": "5",
     "COURSE_TRACK": "disabled",
 }
+REST = [path for path in run_course.kept([]) if path not in run_course.chosen([])]
+README = "jupyter nbconvert --to notebook --execute --output-dir"
 
 
-def start(home: Path, **settings: str) -> subprocess.Popen:
-    names = ("COURSE_", "MPLBACKEND")
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(names)}
+def start(home: Path) -> subprocess.Popen:
+    environ = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}
     return subprocess.Popen(
-        [sys.executable, "-m", run_course.__name__],
+        [sys.executable, "-m", "tools.run.run_course"],
+        env=environ | SHORT | {"COURSE_HOME": str(home)},
         cwd=ROOT,
-        env=clean | SHORT | {"COURSE_HOME": str(home)} | settings,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -64,8 +66,9 @@ def metrics(home: Path, stage: str) -> dict:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    """A COURSE_HOME in which the course was killed in GRPO and then run to its end."""
+def runs(tmp_path_factory) -> tuple[Path, dict, str]:
+    """A COURSE_HOME in which the course was killed in GRPO and then run to its end;
+    what stages there were when it was killed; what the second run said."""
     home = tmp_path_factory.mktemp("course-home")
     process = start(home)
     while not list(home.glob("checkpoints/grpo-*/checkpoint-*")):
@@ -74,8 +77,19 @@ def home(tmp_path_factory) -> Path:
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert not (home / "stages" / "grpo").exists()
-    print(finish(start(home)))
-    return home
+    return home, contents(home / "stages"), finish(start(home))
+
+
+@pytest.fixture(scope="module")
+def home(runs) -> Path:
+    return runs[0]
+
+
+def run(home: Path, path: Path, preloaded) -> None:
+    """Run a notebook in a home, in a kernel of the tests' own process."""
+    environ = runner.kernel_environment(home, offline=True) | SHORT
+    copy = home / "executed" / path.relative_to(nbtools.FOLDER)
+    runner.execute(path, copy, environ, preloaded)
 
 
 def test_the_base_model_does_not_know_the_format(home):
@@ -111,28 +125,77 @@ def test_the_exports_were_made(home):
         assert list((home / "exports" / name).glob("*.safetensors"))
 
 
-def test_a_second_run_changes_no_stage(home):
-    before = contents(home / "stages")
-    output = finish(start(home))
-    assert contents(home / "stages") == before
+def test_a_second_run_changes_no_stage(runs, preloaded):
+    home, before, output = runs
     assert "grpo" in output.splitlines()[-1]
+    after = contents(home / "stages")
+    assert before and before.items() <= after.items()
+    for path in run_course.chosen(["05", "06"]):  # 01 to 04 ran twice already
+        run(home, path, preloaded)
+    assert contents(home / "stages") == after
 
 
-def test_a_notebook_before_its_parent_names_the_one_to_run(tmp_path):
-    code = "import pathlib, sys\nfrom tools.run import nbtools, run_course\n"
-    code += "home = pathlib.Path(sys.argv[1])\n"
-    code += "path = next(nbtools.FOLDER.glob('05_*.ipynb'))\n"
-    code += "with run_course.guarded(home) as environment:\n"
-    code += "    nbtools.execute(path, home / 'executed' / path.name, environment)\n"
-    result = subprocess.run(
-        [sys.executable, "-c", code, tmp_path],
-        env=os.environ | SHORT | {"COURSE_HOME": str(tmp_path)},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
+@pytest.mark.parametrize(
+    "path", REST[1:], ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
+def test_appendices_and_solutions_run_after_the_course(home, preloaded, path):
+    run(home, path, preloaded)
+
+
+def test_a_notebook_runs_without_make_as_the_readme_says(home, tmp_path):
+    assert README in (ROOT / "README.md").read_text()
+    assert REST[0].name.startswith("00_")
+    subprocess.run(
+        [sys.executable, "-m", *README.split(), tmp_path, REST[0].name],
+        env=os.environ | SHORT | {"COURSE_HOME": str(home)},
+        cwd=nbtools.FOLDER,
+        check=True,
     )
-    assert result.returncode == 1
-    assert "01_model_loading.ipynb" in result.stderr
+    cells = nbtools.code_cells(nbtools.read(tmp_path / REST[0].name))
+    assert cells and all(cell.execution_count for cell in cells)
+
+
+def test_a_try_shows_its_curve_beside_the_one_before(home, preloaded, tmp_path):
+    kept = contents(home / "stages")
+    settings = SHORT | {"COURSE_HOME": str(home), "COURSE_GRPO_STEPS": "2"}
+    log = tmp_path / "log"
+    how = {"cwd": str(ROOT), "env": os.environ | settings, "log": str(log)}
+    for _ in range(2):
+        preloaded.start(command=["tools.run.try_it"], **how).wait()
+    said = [text.splitlines() for text in log.read_text().split("steps     right")[1:]]
+    ends = [next(line for line in text if "held-out" in line) for text in said]
+    assert ["then" in end for end in ends] == [False, True], log.read_text()
+    assert said[0][1].split()[2] == said[1][1].split()[3]  # the first step's share
+    assert f"{sum(metrics(home, 'sft')['correct'][:60])} of 60 right before" in ends[0]
+    assert contents(home / "stages") == kept
+
+
+def test_the_course_in_sixty_lines_runs(preloaded, tmp_path):
+    text = (nbtools.FOLDER / "course_in_60_lines.py").read_text()
+    shorter = {"num_train_epochs=3": "max_steps=3", "max_steps=40": "max_steps=2"}
+    shorter |= {'"embedded:test", 100': '"embedded:test", 8'}
+    for old, new in shorter.items():
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    (folder / "shorter.py").write_text(text)
+    (folder / "grpo_course").symlink_to(nbtools.FOLDER / "grpo_course")
+    (tmp_path / "models").symlink_to(ROOT / "models")
+    log = tmp_path / "log"
+    how = {"cwd": str(folder), "env": dict(os.environ), "log": str(log)}
+    preloaded.start(command=["shorter"], **how).wait()
+    for stage in ("base", "SFT", "GRPO"):
+        assert re.search(f"{stage}: [0-8] of 8 held-out", log.read_text()), (
+            log.read_text()
+        )
+    assert list((folder / "my-model").glob("*.safetensors"))
+
+
+def test_a_notebook_before_its_parent_names_the_one_to_run(tmp_path, preloaded):
+    (path,) = run_course.chosen(["05"])
+    with pytest.raises(runner.NotebookFailed, match="01_model_loading.ipynb"):
+        run(tmp_path, path, preloaded)
     assert not (tmp_path / "stages").exists()
 
 

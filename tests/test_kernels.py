@@ -29,6 +29,8 @@ import os, sys, multiprocessing.process
 own = {"JPY_PARENT_PID", "PYDEVD_USE_FRAME_EVAL"}
 print({name: value for name, value in os.environ.items() if name not in own})
 print(os.getcwd(), multiprocessing.process.ORIGINAL_DIR, sys.path)
+import pandas
+print(pandas.get_option("display.max_columns"))
 print(os.getsid(0) == os.getpid(), [name for name in dir() if name[0] != "_"])
 """
 

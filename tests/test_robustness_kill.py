@@ -1,10 +1,9 @@
 """SIGKILL at random moments: what is finished stays, what is not goes on the same way.
 
-The notebooks 03, 05 and 06 run as plain processes: one parent imports Unsloth once and
-forks a child for each run, which executes a notebook's cells and can be killed. Two
-homes start from the same stages: in one nothing is disturbed, in the other processes
-are killed at random moments and started again. What comes out must be the same, and
-every step on the way too.
+The notebooks 03, 05 and 06 run as plain processes, forked from one that has imported
+Unsloth: each executes a notebook's cells, and can be killed. Two homes start from the
+same stages: in one nothing is disturbed, in the other processes are killed at random
+moments and started again. What comes out must be the same, and every step on the way.
 
 `pytest -m slow` does the same with more seeds.
 """
@@ -17,11 +16,9 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
-import traceback
 from pathlib import Path
 
 import pytest
@@ -50,49 +47,23 @@ SETTINGS = {
 # What a log says of the machine and not of the model, or depends on that.
 CLOCK = {"step_time", "minutes", "seconds_before", "tokens a second"}
 CLOCK |= {"exports.csv", "seal"}
+END = "(the notebook is through)"
 
 
-# --- The parent, which forks a run for each line that it reads ------------------------
+# --- What a forked process does -------------------------------------------------------
 
 
-def serve():
-    """A request is {"notebook", "home", "log"}; the answers: the child's process id,
-    and, when it has ended, its exit status."""
-    from grpo_course.ground.session import quiet
+def run_cells(notebook: str) -> None:
+    """Execute the code of a notebook in this process."""
+    import torch
 
-    replies, sys.stdout = os.fdopen(os.dup(1), "w"), sys.stderr
-    with quiet():
-        import trl  # noqa: F401
-        import unsloth  # noqa: F401
-
-    print("ready", file=replies, flush=True)
-    for line in sys.stdin:
-        request = json.loads(line)
-        pid = os.fork()
-        if pid == 0:
-            os._exit(run_cells(**request))
-        print(pid, file=replies, flush=True)
-        print(os.waitpid(pid, 0)[1], file=replies, flush=True)
-
-
-def run_cells(notebook: str, home: str, log: str) -> int:
-    """Execute the code of a notebook in this process; what it prints goes to `log`."""
-    os.setsid()
-    os.environ["COURSE_HOME"] = home
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1)
+    torch.set_num_threads(1)
     (path,) = nbtools.FOLDER.glob(f"{notebook}_*.ipynb")
-    os.chdir(path.parent)
     names = {"__name__": "__main__"}
-    try:
-        for cell in nbtools.code_cells(nbtools.read(path)):
-            exec(compile(cell.source, f"{notebook}:{cell.id}", "exec"), names)
-    except BaseException:
-        traceback.print_exc()
-        return 1
-    return 0
+    for cell in nbtools.code_cells(nbtools.read(path)):
+        exec(compile(cell.source, f"{notebook}:{cell.id}", "exec"), names)
+        sys.stdout.flush()
+    print(END, flush=True)
 
 
 # --- Runs, and kills ------------------------------------------------------------------
@@ -101,19 +72,8 @@ def run_cells(notebook: str, home: str, log: str) -> int:
 class Server:
     """Runs notebooks one after the other, and kills some of them."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        environ = {k: v for k, v in os.environ.items() if not k.startswith("COURSE_")}
-        caches = {"UNSLOTH_COMPILE_LOCATION": str(folder / "unsloth")}
-        self.process = subprocess.Popen(
-            [sys.executable, __file__],
-            env=environ | SETTINGS | caches | {"PYTHONPATH": os.pathsep.join(sys.path)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=(folder / "server.log").open("w"),
-            text=True,
-        )
-        assert self.process.stdout.readline() == "ready\n"
+    def __init__(self, folder: Path, preloaded):
+        self.folder, self.preloaded = folder, preloaded
 
     def log(self, home: Path, notebook: str) -> Path:
         return self.folder / f"{home.name}-{notebook}.log"
@@ -123,34 +83,30 @@ class Server:
 
         `kill` is called with the log's path in a thread; when it returns, SIGKILL.
         """
-        log = self.log(home, notebook)
-        request = {"notebook": notebook, "home": str(home), "log": str(log)}
-        print(json.dumps(request), file=self.process.stdin, flush=True)
-        begun, pid = time.monotonic(), int(self.process.stdout.readline())
-        over = threading.Event()
+        log, begun, over = self.log(home, notebook), time.monotonic(), threading.Event()
+        said = len(log.read_text()) if log.exists() else 0
+        child = self.preloaded.start(
+            command=[Path(__file__).stem, notebook],
+            cwd=str(nbtools.FOLDER),
+            env=os.environ | SETTINGS | {"COURSE_HOME": str(home)},
+            log=str(log),
+        )
 
         def execution():
             kill(log, over)
             with contextlib.suppress(ProcessLookupError):
                 if not over.is_set():
-                    os.killpg(pid, signal.SIGKILL)
+                    os.killpg(child.pid, signal.SIGKILL)
 
-        executioner = threading.Thread(target=execution)
-        if kill:
-            executioner.start()
-        status = int(self.process.stdout.readline())
+        executioner = threading.Thread(target=execution if kill else lambda: None)
+        executioner.start()
+        child.wait()
         over.set()
-        if kill:
-            executioner.join()
-        if os.WIFSIGNALED(status):
-            return None
-        assert status == 0, log.read_text()[-4000:]
-        return time.monotonic() - begun
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
-        self.process.stdout.close()
+        executioner.join()
+        if END in (text := log.read_text()[said:]):
+            return time.monotonic() - begun
+        assert kill and "Traceback" not in text, text[-4000:]
+        return None
 
 
 def at_second(seconds: float):
@@ -200,10 +156,8 @@ def log_of(home: Path, stage: str) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("kill"))
-    yield server
-    server.close()
+def server(tmp_path_factory, preloaded):
+    return Server(tmp_path_factory.mktemp("kill"), preloaded)
 
 
 @pytest.fixture(scope="module")
@@ -272,4 +226,4 @@ def test_killed_again_and_again(server, undisturbed, seed):
 
 
 if __name__ == "__main__":
-    serve()
+    run_cells(sys.argv[1])

@@ -7,12 +7,12 @@ they should be.
 """
 
 import html
-import json
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote
@@ -49,82 +49,66 @@ def problems(path: Path) -> list[str]:
         nbformat.validate(notebook)
     except Exception as error:  # nbformat raises many kinds, all meaning this
         return [f"is no valid notebook ({str(error).splitlines()[0]})"]
-    found = []
+    found = [*_execution_problems(notebook), *_style_problems(notebook)]
     if path.stat().st_size > MAX_BYTES:
         found.append(f"has {path.stat().st_size:,} bytes, more than {MAX_BYTES:,}")
-    found += _execution_problems(notebook)
-    found += _output_problems(notebook)
-    found += _style_problems(notebook, lesson=path.parent.name != "solutions")
+    code = [len(c.source.strip().splitlines()) for c in nbtools.code_cells(notebook)]
+    is_lesson = path.parent.name != "solutions"
+    if is_lesson and code and statistics.median(code) > MEDIAN_CELL:
+        found.append(f"has long cells: a median above {MEDIAN_CELL} lines")
     for number, cell in enumerate(notebook.cells, start=1):
-        if cell.cell_type == "markdown":
-            found += [f"cell {number} {p}" for p in text_problems(cell.source, path)]
+        is_text = cell.cell_type == "markdown"
+        wrong = text_problems(cell.source, path) if is_text else []
+        found += [f"cell {number} {p}" for p in [*wrong, *_output_problems(cell)]]
     return found
 
 
-def _execution_problems(notebook) -> list[str]:
+def _execution_problems(notebook) -> Iterator[str]:
     counts = [cell.execution_count for cell in nbtools.code_cells(notebook)]
-    if not any(counts):
-        return ["has not been executed: run `make notebooks`"]
-    if counts != list(range(1, len(counts) + 1)):
-        return ["was not executed from the first cell to the last, in order"]
     recorded = notebook.metadata.get("course", {}).get("source_sha256")
-    if recorded is None:
-        return ["does not say what code was executed: run `make notebooks`"]
-    if recorded != nbtools.source_digest(notebook):
-        return ["has code that changed after it was executed: run `make notebooks`"]
-    return []
+    if not any(counts):
+        yield "has not been executed: run `make notebooks`"
+    elif counts != list(range(1, len(counts) + 1)):
+        yield "was not executed from the first cell to the last, in order"
+    elif recorded is None:
+        yield "does not say what code was executed: run `make notebooks`"
+    elif recorded != nbtools.source_digest(notebook):
+        yield "has code that changed after it was executed: run `make notebooks`"
 
 
-def _output_problems(notebook) -> list[str]:
-    found = []
-    for number, cell in enumerate(notebook.cells, start=1):
-        if SECRET.search("\n".join([cell.source, *_texts(cell)])):
-            found.append(f"cell {number} seems to hold a key or token")
-        for output in cell.get("outputs", []):
-            if output.output_type == "error":
-                found.append(f"cell {number} ended in an error ({output.ename})")
-                continue
-            data = output.get("data", {})
-            if set(IMAGES) & data.keys() and not cell.metadata.get("alt", "").strip():
-                found.append(
-                    f"cell {number} has a picture and no `alt` in its metadata"
-                )
-            for kind in IMAGES:
-                if len(data.get(kind, "")) * 3 / 4 > MAX_IMAGE_BYTES:
-                    found.append(f"cell {number} has an image above 100 kB")
-            if output.get("name") == "stderr":
-                found.append(f"cell {number} shows what was written to stderr")
-        for what, pattern in UNWANTED.items():
-            if any(re.search(pattern, text, re.MULTILINE) for text in _texts(cell)):
-                found.append(f"cell {number} shows {what}")
-    return found
-
-
-def _texts(cell) -> list[str]:
-    """All that the outputs of a cell say in words."""
-    texts = []
-    for output in cell.get("outputs", []):
-        texts += [output.get("text", ""), *output.get("traceback", [])]
-        data = output.get("data", {})
-        texts += [text for kind, text in data.items() if kind.startswith("text/")]
-    return texts
-
-
-def _style_problems(notebook, lesson: bool) -> list[str]:
-    found = []
+def _style_problems(notebook) -> Iterator[str]:
     cells = notebook.cells
     if not cells or not cells[0].source.startswith("# "):
-        found.append("does not begin with a title")
+        yield "does not begin with a title"
     for number, (first, second) in enumerate(pairwise(cells), start=1):
         if first.cell_type == second.cell_type == "code":
-            found.append(f"has no prose between cells {number} and {number + 1}")
-    code = [cell.source.strip() for cell in nbtools.code_cells(notebook)]
-    lengths = [len(source.splitlines()) for source in code]
-    if lengths and max(lengths) > LONGEST_CELL:
-        found.append(f"has a cell of {max(lengths)} lines; {LONGEST_CELL} is the most")
-    if lesson and lengths and statistics.median(lengths) > MEDIAN_CELL:
-        found.append(f"has long cells: a median above {MEDIAN_CELL} lines")
-    return found
+            yield f"has no prose between cells {number} and {number + 1}"
+    for cell in nbtools.code_cells(notebook):
+        if (lines := len(cell.source.strip().splitlines())) > LONGEST_CELL:
+            yield f"has a cell of {lines} lines; {LONGEST_CELL} is the most"
+
+
+def _output_problems(cell) -> Iterator[str]:
+    outputs = cell.get("outputs", [])
+    texts = [output.get("text", "") for output in outputs]
+    for output in outputs:
+        data = output.get("data", {})
+        texts += output.get("traceback", [])
+        texts += [text for kind, text in data.items() if kind.startswith("text/")]
+        if output.output_type == "error":
+            yield f"ended in an error ({output.ename})"
+        if output.get("name") == "stderr":
+            yield "shows what was written to stderr"
+        pictures = [data[kind] for kind in IMAGES if kind in data]
+        if pictures and not cell.metadata.get("alt", "").strip():
+            yield "has a picture and no `alt` in its metadata"
+        if any(len(picture) * 3 / 4 > MAX_IMAGE_BYTES for picture in pictures):
+            yield "has an image above 100 kB"
+    if SECRET.search("\n".join([cell.source, *texts])):
+        yield "seems to hold a key or token"
+    for what, pattern in UNWANTED.items():
+        if any(re.search(pattern, text, re.MULTILINE) for text in texts):
+            yield f"shows {what}"
 
 
 def text_problems(text: str, path: Path) -> list[str]:
@@ -133,16 +117,11 @@ def text_problems(text: str, path: Path) -> list[str]:
     `text` is Markdown that stands in the file `path`.
     """
     text = CODE.sub("", text)
-    found, targets = [], []
-    for image, label, target in MD_LINK.findall(text):
-        targets.append(target)
-        if image and not label.strip():
-            found.append(f"has an image without alternative text ({target})")
-    for image in HTML_IMAGE.findall(text):
-        if not re.search(r"\balt=[\"'][^\"']*\S", image):
-            found.append(f"has an image without alternative text ({image})")
-    targets += HTML_LINK.findall(text)
-    for target in targets:
+    links, images = MD_LINK.findall(text), HTML_IMAGE.findall(text)
+    silent = [target for image, label, target in links if image and not label.strip()]
+    silent += [tag for tag in images if not re.search(r"\balt=[\"'][^\"']*\S", tag)]
+    found = [f"has an image without alternative text ({which})" for which in silent]
+    for target in [link[2] for link in links] + HTML_LINK.findall(text):
         place = unquote(html.unescape(target)).partition("#")[0]
         is_web = re.match(r"[a-z][a-z0-9+.-]*:", place)
         if place and not is_web and not (path.parent / place).exists():
@@ -150,96 +129,75 @@ def text_problems(text: str, path: Path) -> list[str]:
     return found
 
 
+def _lint(texts: dict[Path, str], *command: str) -> list[str]:
+    """What a linter says in a folder with these texts in the place of the files."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for path, text in texts.items():
+            copy = Path(scratch) / path.relative_to(nbtools.ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_text(text)
+        command = [sys.executable, "-m", *command, "."]
+        run = subprocess.run(command, cwd=scratch, capture_output=True, text=True)
+    if run.returncode and not run.stdout:
+        return [f"{command[2]} failed: {run.stderr.strip()}"]
+    return [line.removeprefix("./") for line in run.stdout.splitlines()]
+
+
 def name_problems(paths: list[Path]) -> list[str]:
     """Names that a notebook has from its set-up cell alone, or from nowhere.
 
     That cell is not executed here, and code for a GPU is not either; so ruff looks.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        copies = {f"{number}.ipynb": path for number, path in enumerate(paths)}
-        for name, path in copies.items():
-            notebook = nbtools.read(path)
-            notebook.cells = nbtools.code_cells(notebook)
-            nbtools.write(notebook, Path(scratch) / name)
-        command = [sys.executable, "-m", "ruff", "check", "--isolated"]
-        command += ["--select", "F821", "--output-format", "json", scratch]
-        run = subprocess.run(command, capture_output=True, text=True)
-        return [
-            f"{_name(copies[Path(found['filename']).name])} {found['message']}"
-            for found in json.loads(run.stdout)
-        ]
+    texts = {}
+    for path in paths:
+        notebook = nbtools.read(path)
+        notebook.cells = nbtools.code_cells(notebook)
+        texts[path] = nbformat.writes(notebook)
+    how = ("--isolated", "--quiet", "--select", "F821", "--output-format", "concise")
+    return _lint(texts, "ruff", "check", *how)
 
 
 def spelling_problems(paths: list[Path]) -> list[str]:
     """What codespell finds in notebooks (sources, not outputs) and in other files."""
-    with tempfile.TemporaryDirectory() as scratch:
-        texts = {}
-        for number, path in enumerate(paths):
-            text = path.read_text()
-            if path.suffix == ".ipynb":
-                cells = nbtools.read(path).cells
-                text = "\n".join(cell.source for cell in cells)
-            texts[f"{number}.md"] = path
-            (Path(scratch) / f"{number}.md").write_text(text)
-        command = [sys.executable, "-m", "codespell_lib", "--toml"]
-        command += [str(nbtools.ROOT / "pyproject.toml"), "."]
-        run = subprocess.run(command, cwd=scratch, capture_output=True, text=True)
-    found = []
-    for line in run.stdout.splitlines():
-        name, line_number, words = line.removeprefix("./").split(":", 2)
-        where = "" if texts[name].suffix == ".ipynb" else f" line {line_number}"
-        found.append(f"{_name(texts[name])}{where} has a misspelling:{words}")
-    if run.returncode and not found:
-        found.append(f"codespell failed: {run.stderr.strip()}")
-    return found
-
-
-def results_problems(readme: Path) -> list[str]:
-    """Whether the README's tables are those of results/."""
-    text = readme.read_text()
-    old = results.filled(text) != text
-    return ["has an old results table: run `make results`"] if old else []
+    texts = {path: path.read_text() for path in paths}
+    for path in [path for path in paths if path.suffix == ".ipynb"]:
+        texts[path] = "\n".join(cell.source for cell in nbtools.read(path).cells)
+    settings = str(nbtools.ROOT / "pyproject.toml")
+    return _lint(texts, "codespell_lib", "--toml", settings)
 
 
 def image_problems(folder: Path, texts: list[str]) -> list[str]:
     """Pictures of a folder that no text shows, and those that are too large."""
-    found = []
-    for path in sorted(folder.iterdir()):
-        if not any(f"{folder.name}/{path.name})" in text for text in texts):
-            found.append(f"{folder.name}/{path.name} is shown nowhere")
-        if path.stat().st_size > MAX_FILE_BYTES:
-            found.append(f"{folder.name}/{path.name} is above 200 kB")
-    return found
-
-
-def _name(path: Path) -> str:
-    return str(path.relative_to(nbtools.ROOT))
+    names = {path: f"{folder.name}/{path.name}" for path in sorted(folder.iterdir())}
+    unseen = [n for n in names.values() if not any(f"{n})" in text for text in texts)]
+    large = [n for path, n in names.items() if path.stat().st_size > MAX_FILE_BYTES]
+    found = [f"{name} is shown nowhere" for name in unseen]
+    return found + [f"{name} is above 200 kB" for name in large]
 
 
 def main() -> None:
+    root = nbtools.ROOT
     paths = sorted(nbtools.FOLDER.rglob("[0-9]*.ipynb"))
     paths = [path for path in paths if ".ipynb_checkpoints" not in path.parts]
-    texts = [*nbtools.ROOT.glob("*.md"), *nbtools.ROOT.glob("models/*/*.md")]
-    code = [p for f in ("notebooks", "tools", "tests") for p in _python_files(f)]
-    found = [f"{_name(path)} {p}" for path in paths for p in problems(path)]
-    for path in texts:
-        found += [f"{_name(path)} {p}" for p in text_problems(path.read_text(), path)]
-    readme = nbtools.ROOT / "README.md"
-    found += [f"README.md {p}" for p in results_problems(readme)]
-    prose = [path.read_text() for path in (*paths, *texts)]
-    found += image_problems(nbtools.ROOT / "images", prose)
+    texts = {p: p.read_text() for g in ("*.md", "models/*/*.md") for p in root.glob(g)}
+    code = [
+        p for f in ("notebooks", "tools", "tests") for p in (root / f).rglob("*.py")
+    ]
+    found = [f"{p.relative_to(root)} {w}" for p in paths for w in problems(p)]
+    for path, text in texts.items():
+        found += [f"{path.relative_to(root)} {w}" for w in text_problems(text, path)]
+    if results.filled(texts[root / "README.md"]) != texts[root / "README.md"]:
+        found.append("README.md has an old results table: run `make results`")
+    prose = [*texts.values(), *(path.read_text() for path in paths)]
+    found += image_problems(root / "images", prose)
     found += export.differences(nbtools.FOLDER)
-    found += write_setup_cells.differences(nbtools.ROOT)
+    found += write_setup_cells.differences(root)
     found += name_problems(paths)
     found += spelling_problems([*paths, *texts, *code])
     if not paths:
         found.append("there are no notebooks")
     print("\n".join(found) or f"{len(paths)} notebooks are as they should be.")
     sys.exit(1 if found else 0)
-
-
-def _python_files(folder: str) -> list[Path]:
-    return sorted((nbtools.ROOT / folder).rglob("*.py"))
 
 
 if __name__ == "__main__":

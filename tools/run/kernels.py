@@ -38,7 +38,10 @@ def serve() -> None:
         from grpo_course.ground import llama_cpp
 
         llama_cpp.tell_unsloth()  # as notebook 06 does before the import
-        import unsloth  # noqa: F401
+        import unsloth  # noqa: F401  # first: it patches the libraries below
+    import pandas
+
+    pandas.options.display.max_columns = 20  # its default where it sees a notebook
     for name in [name for name in sys.modules if name.startswith("grpo_course")]:
         del sys.modules[name]  # they look at the environment: each child imports them
     if sys.path[-1] == str(FOLDER):
@@ -65,7 +68,7 @@ def become(command: list[str], cwd: str, env: dict[str, str], log: str) -> None:
     os.environ.update(env, JPY_PARENT_PID=str(os.getppid()))  # a kernel watches it
     os.chdir(cwd)
     sys.path[0] = multiprocessing.process.ORIGINAL_DIR = cwd
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(output, 1), os.dup2(output, 2), os.close(output)
     sys.argv = command
     runpy.run_module(command[0], run_name="__main__", alter_sys=True)
