@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from grpo_course import rewards
 from grpo_course.gauges import evaluation
-from grpo_course.ground import arithmetic, rules
+from grpo_course.ground import rules, styles
+from tools.tiny import arithmetic
 
 TAIL = "<end_working_out><SOLUTION>{}</SOLUTION>"
 ONE_LINE = "74-33+62+18=120." + TAIL.format(120)
@@ -46,7 +47,7 @@ def test_the_mended_reward_pays_only_sound_work():
         assert total("fixed", completion) == total("fixed", NO_WORKING)
 
 
-@given(st.integers(0, 10**6), st.sampled_from(arithmetic.STYLES))
+@given(st.integers(0, 10**6), st.sampled_from(styles.STYLES))
 @settings(deadline=None)
 def test_no_equation_of_a_true_solution_is_called_false(seed, style):
     problem = arithmetic.make_problem(random.Random(seed), "sft")
@@ -56,7 +57,7 @@ def test_no_equation_of_a_true_solution_is_called_false(seed, style):
     assert paid == [5.0 if style != "none" else 0.0]
 
 
-@given(st.integers(0, 10**6), st.sampled_from(arithmetic.STYLES[1:]), st.data())
+@given(st.integers(0, 10**6), st.sampled_from(styles.STYLES[1:]), st.data())
 @settings(deadline=None)
 def test_a_false_result_is_found_wherever_it_stands(seed, style, data):
     problem = arithmetic.make_problem(random.Random(seed), "sft")

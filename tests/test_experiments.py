@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 
 from grpo_course.gauges import evaluation
-from grpo_course.ground import arithmetic, data
+from grpo_course.ground import data, styles
 from grpo_course.ground import profile as profiles
 from tools.measure import run_experiments as tool
 from tools.report import draw_results, results, runs, tables
+from tools.tiny import rows
 
 COURSE = tool.Run("course", 1)
 RANDOM = tool.Run("random", 1)
 CPU = profiles.PROFILES["cpu"]
-MONITORS = ["right", *(f"style_{style}" for style in arithmetic.STYLES)]
+MONITORS = ["right", *(f"style_{style}" for style in styles.STYLES)]
 
 
 @pytest.fixture(autouse=True)
@@ -129,12 +130,19 @@ def test_further_rows_are_new_and_the_same_each_time(place):
     for name in ("a", "b"):
         tool.write_further_rows(place / name, seed=1, count=400)
     assert (place / "a").read_bytes() == (place / "b").read_bytes()
-    rows = [json.loads(line) for line in (place / "a").read_text().splitlines()]
-    problems = {row["problem"] for row in rows}
-    assert len(problems) == len(rows) == 400
-    seen = data.load_rows("embedded:sft", "sft", 1)["problem"]
-    assert not problems & set(seen)
-    assert set(rows[0]) >= set(data.COLUMNS["sft"])
+    further = [json.loads(line) for line in (place / "a").read_text().splitlines()]
+    problems = {row["problem"] for row in further}
+    assert len(problems) == len(further) == 400
+    assert not problems & {row["problem"] for row in rows.sft_rows(1)}
+    assert set(further[0]) >= set(data.COLUMNS["sft"])
+
+
+def test_each_seed_has_rows_of_its_own():
+    given = [tool.Run("course", seed).environment for seed in tool.SEEDS]
+    files = [environ.get("COURSE_GRPO_DATA", "embedded:grpo") for environ in given]
+    read = [data.load_rows(file, "grpo")["prompt"] for file in files]
+    for seed, prompts in zip(tool.SEEDS, read, strict=True):
+        assert prompts[:] == [row["prompt"] for row in rows.rows_of(seed)["grpo"]]
 
 
 # --- The queue ------------------------------------------------------------------------

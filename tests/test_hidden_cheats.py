@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpo_course import rewards
-from grpo_course.ground import arithmetic
 from grpo_course.ground.numerals import parse_number
 from grpo_course.template import REASONING_END, SOLUTION_END, SOLUTION_START
+from tools.tiny import arithmetic
 
 # The true answer is @n, another number @m; @p + @q is @n and @s is its square. @x, @o
 # and @z are @n in bases 16, 8 and 2, and @b is a small number.

@@ -4,12 +4,13 @@ import json
 import math
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpo_course import grpo_data, sft_data
-from grpo_course.ground import data
+from grpo_course.ground import data, rules
 from grpo_course.ground.paths import REPO
 from grpo_course.ground.profile import PROFILES
 from grpo_course.rewards import parse_number
@@ -112,6 +113,70 @@ def test_each_kind_of_bad_row_is_counted_under_its_name(written, bad, filter_nam
     kept, dropped = grpo_data.usable_problems(rows, held_out)
     assert [problem["answer"] for problem in kept] == ["42"]
     assert dropped.pop(filter_name) == 1 and not any(dropped.values())
+
+
+MESSAGES = [{"role": "system", "content": "Be brief."}]
+MESSAGES += [{"role": "user", "content": "What is 1+1?"}]
+MESSAGES += [{"role": "assistant", "content": "2"}]
+MESSAGES += [{"role": "user", "content": " What is 6*7? "}]
+
+
+def test_of_a_prompt_of_messages_the_last_question_is_asked(written):
+    row = {"prompt": MESSAGES, "solution": "42"}
+    for rows in (data.load_rows(written([row]), "grpo"), [row]):
+        [problem], _ = grpo_data.usable_problems(rows, [])
+        assert problem["prompt"][-1]["content"] == "What is 6*7?"
+    for none in ([], [{"role": "assistant", "content": "42"}], [{"role": "user"}]):
+        kept, dropped = grpo_data.usable_problems([row | {"prompt": none}], [])
+        assert not kept and dropped["no question"] == 1
+
+
+FORMATS = {
+    ".jsonl": lambda rows, path: path.write_text("\n".join(map(json.dumps, rows))),
+    ".json": lambda rows, path: path.write_text(json.dumps(rows, indent=1)),
+    ".csv": lambda rows, path: pd.DataFrame(rows).to_csv(path, index=False),
+    ".parquet": lambda rows, path: pd.DataFrame(rows).to_parquet(path),
+}
+
+
+def test_every_format_that_a_profile_allows_is_read():
+    assert set(FORMATS) == set(rules.DATA_FILES)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_the_same_rows_are_read_from_each_format(tmp_path, suffix):
+    rows = [{"prompt": "How many, in \u00e9?\n1, 2", "solution": 2, "more": None}]
+    rows += [{"prompt": 'Say "6*7"', "solution": 42, "more": "x"}]
+    FORMATS[suffix](rows, tmp_path / f"rows{suffix}")
+    read = data.load_rows(str(tmp_path / f"rows{suffix}"), "grpo").to_list()
+    assert [row["prompt"] for row in read] == [row["prompt"] for row in rows]
+    assert [row["solution"] for row in read] == ["2", "42"]
+
+
+@pytest.mark.parametrize(
+    "name, content, said",
+    [
+        ("a.jsonl", b'{"prompt": "a"}\n{"prompt": "\xe9"}\n', "line 2 is not in UTF-8"),
+        ("a.csv", b"prompt,solution\na,1\n\xe9,2\n", "line 3 is not in UTF-8"),
+        ("a.csv", b"prompt,solution\na,1\nb,2,3\n", "line 3 is no CSV"),
+        ("a.csv", b'prompt,solution\n"a,1\nb,2\n', "is no CSV"),
+        ("a.csv", b"", "no rows"),
+        ("a.csv", b"prompt,solution\n", "no rows"),
+        ("a.json", b'[{"prompt": "a"},\n {"prompt"}]', "line 2 is no JSON"),
+        ("a.json", b'[{"prompt": "a"}, 7]', "row 2 is no JSON object"),
+        ("a.json", b'{"prompt": "a"}', "no list"),
+        ("a.json", b"[]", "no rows"),
+        ("a.parquet", b"PAR1 and nothing", "a.parquet"),
+    ],
+)
+def test_a_file_that_is_no_table_is_refused_with_its_place(
+    tmp_path, name, content, said
+):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(data.DataError) as refusal:
+        data.load_rows(str(tmp_path / name), "grpo")
+    assert said in str(refusal.value) and "\n" not in str(refusal.value)
+    assert name in str(refusal.value)
 
 
 def test_numbers_and_texts_may_stand_in_one_column(written):

@@ -134,9 +134,10 @@ def train():
 
     from grpo_course import model
     from grpo_course.gauges.health import TrainingStopped, health_callback
-    from grpo_course.ground import arithmetic, stages
+    from grpo_course.ground import stages
     from grpo_course.grpo_data import as_prompt
     from grpo_course.template import apply_template
+    from tools.tiny import arithmetic
 
     folder = Path(sys.argv[1])
     problems = arithmetic.make_problems(32, "grpo", 1)

@@ -33,10 +33,10 @@ def train(folder: Path, steps: int) -> dict:
     from grpo_course import model, rewards
     from grpo_course.gauges.health import health_callback
     from grpo_course.gauges.tracking import tracking_callbacks
-    from grpo_course.ground import arithmetic
     from grpo_course.ground.profile import PROFILES
     from grpo_course.grpo_data import as_problem
     from grpo_course.template import apply_template
+    from tools.tiny import arithmetic
 
     os.environ["COURSE_HOME"] = str(folder)
     profile = replace(PROFILES["cpu"], track="local")

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpo_course.gauges import evaluation
-from grpo_course.ground import arithmetic, data
+from grpo_course.ground import data, styles
 from grpo_course.ground.paths import REPO
 from grpo_course.sft_data import is_numeric_answer
+from tools.tiny import arithmetic, rows
 
 FOLDER = REPO / "models" / "tiny-qwen3"
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
@@ -151,7 +152,7 @@ def test_problem_is_what_its_question_says(seed, split):
 
 
 @FEW
-@given(seed=SEEDS, style=st.sampled_from(arithmetic.STYLES))
+@given(seed=SEEDS, style=st.sampled_from(styles.STYLES))
 def test_working_is_right_and_ends_in_the_answer(seed, style):
     for problem in problems_of("sft", seed):
         text = arithmetic.working(problem, style)
@@ -162,10 +163,10 @@ def test_working_is_right_and_ends_in_the_answer(seed, style):
 
 
 @FEW
-@given(seed=SEEDS, style=st.sampled_from(arithmetic.STYLES))
+@given(seed=SEEDS, style=st.sampled_from(styles.STYLES))
 def test_style_of_a_working_is_recognised(seed, style):
     for problem in problems_of("grpo", seed):
-        found = arithmetic.solution_style(arithmetic.working(problem, style))
+        found = styles.solution_style(arithmetic.working(problem, style))
         # Where no operation is hard, "detail" has nothing to add to "steps".
         plain = style == "detail" and problem.difficulty == 0
         assert found == ("steps" if plain else style)
@@ -174,7 +175,7 @@ def test_style_of_a_working_is_recognised(seed, style):
 @FEW
 @given(text=st.text() | st.text("0123456789+-*=:.() "))
 def test_every_text_has_one_style(text):
-    assert arithmetic.solution_style(text) in arithmetic.STYLES
+    assert styles.solution_style(text) in styles.STYLES
 
 
 def test_same_seed_gives_the_same_problems_in_any_number():
@@ -207,16 +208,21 @@ def written(folder, rows, name="rows.jsonl"):
     return str(path)
 
 
+def test_the_rows_that_come_with_the_course_are_what_the_generator_writes(tmp_path):
+    rows.write_rows(tmp_path, rows.SEED)
+    for name in ("sft", "grpo", "test"):
+        shipped = (data.SHIPPED / f"{name}.jsonl").read_bytes()
+        assert (tmp_path / f"{name}.jsonl").read_bytes() == shipped
+
+
 @pytest.mark.parametrize(
     "name, layout", [("sft", "sft"), ("grpo", "grpo"), ("test", "grpo")]
 )
-def test_embedded_rows_have_the_columns_and_depend_on_the_seed(name, layout):
-    source = f"embedded:{name}"
-    rows = data.load_rows(source, layout, 1)
-    assert set(data.COLUMNS[layout]) <= set(rows.column_names)
-    assert rows.to_list() == data.load_rows(source, layout, 1).to_list()
-    other = data.load_rows(source, layout, 2).to_list()
-    assert (rows.to_list() == other) == (name == "test")
+def test_generated_rows_have_the_columns_and_depend_on_the_seed(name, layout):
+    shipped = data.load_rows(f"embedded:{name}", layout).to_list()
+    assert set(data.COLUMNS[layout]) <= set(shipped[0])
+    assert shipped == rows.rows_of(rows.SEED)[name]
+    assert (shipped == rows.rows_of(2)[name]) == (name == "test")
 
 
 def test_embedded_sets_share_no_question():
@@ -227,12 +233,13 @@ def test_embedded_sets_share_no_question():
 
 
 def test_embedded_warm_up_has_a_few_useless_rows(tokenizer):
-    rows = data.load_rows("embedded:sft", "sft")
-    words = [not is_numeric_answer(answer) for answer in rows["expected_answer"]]
-    lengths = [len(ids) for ids in tokenizer(rows["generated_solution"][:]).input_ids]
+    warm_up = data.load_rows("embedded:sft", "sft")
+    words = [not is_numeric_answer(answer) for answer in warm_up["expected_answer"]]
+    solutions = warm_up["generated_solution"][:]
+    lengths = [len(ids) for ids in tokenizer(solutions).input_ids]
     too_long = [length > 384 // 2 for length in lengths]  # half of max_seq_length
     for useless in (words, too_long):
-        assert 0 < sum(useless) < len(rows) / 10
+        assert 0 < sum(useless) < len(warm_up) / 10
 
 
 @pytest.mark.parametrize("source", ["embedded:validation", "embedded:", "./none.jsonl"])

@@ -6,7 +6,7 @@
 __all__ = ['extract_hash_answer', 'as_prompt', 'as_problem', 'held_out_problems', 'usable_problems']
 
 # %% ../05_grpo_training.ipynb #cell-18
-from .ground.data import DataError, load_rows, question_key
+from .ground.data import DataError, load_rows, question_key, question_text
 from .rewards import parse_number
 from .template import SYSTEM_PROMPT
 
@@ -27,8 +27,9 @@ def as_prompt(question: str) -> list[dict]:
 
 def as_problem(row: dict) -> dict:
     """`prompt` (messages) and `answer` (text, "" if there is none) of a row."""
-    text = row["prompt"].strip() if isinstance(row["prompt"], str) else ""
-    return {"prompt": as_prompt(text), "answer": extract_hash_answer(row["solution"])}
+    question = question_text(row["prompt"])  # of messages, what the user asked last
+    answer = extract_hash_answer(row["solution"])
+    return {"prompt": as_prompt(question), "answer": answer}
 
 # %% ../05_grpo_training.ipynb #cell-24
 def held_out_problems(profile) -> list[dict]:

@@ -214,7 +214,7 @@ def grpo_steps(profile, model, tokenizer, peft_config=None, **more) -> dict:
     from grpo_course.grpo_data import as_prompt
     from grpo_course.template import apply_template
 
-    problems = data.load_rows("embedded:grpo", "grpo", seed=0)
+    problems = data.load_rows("embedded:grpo", "grpo")
     tokens = profile.max_completion_length
     config = GRPOConfig(
         learning_rate=5e-6,

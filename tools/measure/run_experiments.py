@@ -29,11 +29,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from grpo_course.gauges import evaluation
-from grpo_course.ground import data, session, stages
+from grpo_course.ground import session, stages
 from grpo_course.ground.profile import PROFILES, load_profile
 from tools import write_whole
 from tools.report import runs, tables
 from tools.run import nbtools, run_course
+from tools.tiny import rows as tiny_rows
 
 HOME = stages.home() / "seeds"
 STAGE_OF = {name[:2]: stage for stage, name in stages.NOTEBOOKS.items()}
@@ -81,7 +82,18 @@ class Run:
         """The environment of its notebooks, with its own settings."""
         settings = {n: v.format(home=self.home) for n, v in self.plan.settings.items()}
         own = {"COURSE_HOME": str(self.home), "COURSE_SEED": str(self.seed)}
-        return os.environ | {"COURSE_REWARD": "course"} | settings | own
+        usual = {"COURSE_REWARD": "course"} | self.own_data()
+        return os.environ | usual | settings | own
+
+    def own_data(self) -> dict[str, str]:
+        """The data of its seed; that of one seed comes with the course."""
+        if self.seed == tiny_rows.SEED:
+            return {}
+        folder = HOME / "rows" / str(self.seed)
+        if not folder.is_dir():
+            tiny_rows.write_rows(folder, self.seed)
+        names = {"COURSE_SFT_DATA": "sft", "COURSE_GRPO_DATA": "grpo"}
+        return {name: str(folder / f"{file}.jsonl") for name, file in names.items()}
 
     @property
     def counts(self) -> Path:
@@ -194,14 +206,14 @@ def prepare_more_sft(run: Run) -> None:
 
 def write_further_rows(path: Path, seed: int, count: int) -> None:
     """Worked solutions as in the warm-up of this seed, with none of its problems."""
-    seen = {row["problem"] for row in data.load_rows("embedded:sft", "sft", seed)}
-    rows, other = {}, seed
-    while len(rows) < count:
+    seen = {row["problem"] for row in tiny_rows.sft_rows(seed)}
+    further, other = {}, seed
+    while len(further) < count:
         other += 10_000
-        for row in data.load_rows("embedded:sft", "sft", other):
+        for row in tiny_rows.sft_rows(other):
             if row["problem"] not in seen:
-                rows.setdefault(row["problem"], row)
-    lines = [json.dumps(row) + "\n" for row in list(rows.values())[:count]]
+                further.setdefault(row["problem"], row)
+    lines = [json.dumps(row) + "\n" for row in list(further.values())[:count]]
     write_whole(path, "".join(lines))
 
 

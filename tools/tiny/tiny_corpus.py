@@ -9,7 +9,7 @@ sampling then finds it).
 
 import random
 
-from grpo_course.ground import arithmetic
+from tools.tiny import arithmetic
 
 STYLE_WEIGHTS = {"none": 0.15, "expression": 0.25, "steps": 0.30, "detail": 0.30}
 KINDS = {"plain": 0.66, "sums": 0.14, "markup": 0.17, "noise": 0.03}

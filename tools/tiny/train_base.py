@@ -20,9 +20,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from grpo_course.ground import arithmetic, files
+from grpo_course.ground import files, styles
 from tools import ROOT
-from tools.tiny import tiny_corpus
+from tools.tiny import arithmetic, tiny_corpus
 
 OUT = ROOT / "models" / "tiny-qwen3"
 SEED = 3407
@@ -128,11 +128,11 @@ def report(model, tokenizer, device: str) -> dict:
     sampled = answer(model, tokenizer, problems, True, device)
     by_style = defaultdict(list)
     for text, problem in zip(sampled, problems, strict=True):
-        by_style[arithmetic.solution_style(text)].append(right(text, problem))
+        by_style[styles.solution_style(text)].append(right(text, problem))
     return {
         "n": len(problems),
         "greedy_accuracy": sum(map(right, greedy, problems)) / len(problems),
-        "greedy_styles": dict(Counter(map(arithmetic.solution_style, greedy))),
+        "greedy_styles": dict(Counter(map(styles.solution_style, greedy))),
         "sampled": {
             style: {"n": len(marks), "accuracy": round(sum(marks) / len(marks), 3)}
             for style, marks in sorted(by_style.items())

@@ -8,7 +8,7 @@ solution tags), so that the stages can be compared problem by problem.
 import math
 from dataclasses import dataclass
 
-from ..ground.arithmetic import solution_style
+from ..ground.styles import solution_style
 from ..ground.generate import Completion, generate
 from ..rewards import answers_equal, extract_solution
 

@@ -1,6 +1,6 @@
 """Arithmetic word problems: what the embedded tiny model is made of.
 
-The `cpu` profile needs data that is free, small and unlimited, so it is generated:
+The `cpu` profile needs data that is free and small, so it was generated:
 problems of two or three operations whose every intermediate result is a whole number
 from 1 to 199, each with a worked solution in one of four styles:
 
@@ -9,17 +9,17 @@ from 1 to 199, each with a worked solution in one of four styles:
     steps       2*8=16. 16+26=42.
     detail      2*8=16. 16+26: 16+20=36, 36+6=42.
 
-The same generator wrote the tiny model's pretraining text (tools/tiny) and writes the
-data sets of notebooks 03 and 05 and the held-out test problems. A problem's calculation
+This generator wrote the tiny model's pretraining text (train_base.py), the rows of
+notebooks 03 and 05, and the held-out test problems (rows.py). A problem's calculation
 decides which of them it may appear in (`split_of`), so they cannot overlap.
 """
 
 import random
-import re
 import zlib
 from dataclasses import dataclass
 
-STYLES = ("none", "expression", "steps", "detail")
+from grpo_course.ground.styles import STYLES
+
 SPLITS = ("pretrain", "sft", "grpo", "test")
 LARGEST = 199
 
@@ -183,20 +183,3 @@ def working(problem: Problem, style: str) -> str:
     if style == "detail":
         return " ".join(_detailed(*step) for step in problem.steps)
     raise ValueError(f"Unknown style {style!r}: use one of {', '.join(STYLES)}.")
-
-
-_SPLIT_UP = re.compile(r"\d+[-+*]\d+: ")
-
-
-def solution_style(text: str) -> str:
-    """Which style a completion's working is written in, right or wrong.
-
-    The most detailed sign wins: "a+b: ..." is detail, more than one "=" is steps, one
-    "=" is expression or a single step, none is none.
-    """
-    if _SPLIT_UP.search(text):
-        return "detail"
-    equations = re.findall(r"[\d)][-+*][\d(][^=.]*=", text)
-    if len(equations) > 1:
-        return "steps"
-    return "expression" if equations else "none"
