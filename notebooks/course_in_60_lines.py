@@ -15,9 +15,11 @@ import torch
 from datasets import Dataset
 from unsloth import FastLanguageModel
 
-from grpo_course import grpo_data, rewards, sft_data, template
+from grpo_course import rewards, sft_data, template
 from grpo_course.ground.data import load_rows
 from grpo_course.ground.generate import generate
+from grpo_course.marking import answers_equal
+from grpo_course.problems import as_problem, usable_problems
 
 MODEL = str(Path(__file__).parents[1] / "models" / "tiny-qwen3")  # "Qwen/Qwen3-8B"
 DTYPE, LENGTH, ANSWER = torch.float32, 384, 128  # torch.bfloat16, 2048, 1024 tokens
@@ -45,14 +47,14 @@ tokenizer.chat_template = template.CHAT_TEMPLATE
 # 04: two rewards, in TRL's form
 def well_formed(completions, **_):
     texts = map(rewards.completion_text, completions)
-    return [float(rewards.is_well_formed(text)) for text in texts]
+    return [float(template.is_well_formed(text)) for text in texts]
 
 
 def right(completions, answer, **_):
     texts = map(rewards.completion_text, completions)
-    found = [rewards.extract_solution(text) or "" for text in texts]
+    found = [template.extract_solution(text) or "" for text in texts]
     pairs = zip(found, answer, strict=True)
-    return [float(rewards.answers_equal(mine, true)) for mine, true in pairs]
+    return [float(answers_equal(mine, true)) for mine, true in pairs]
 
 
 def show_accuracy(stage):
@@ -64,7 +66,7 @@ def show_accuracy(stage):
     print(f"{stage}: {sum(marks):.0f} of {len(marks)} held-out problems right")
 
 
-held_out = [grpo_data.as_problem(row) for row in load_rows(TEST_DATA, "grpo")][:N]
+held_out = [as_problem(row) for row in load_rows(TEST_DATA, "grpo")][:N]
 show_accuracy("base")
 
 # 03: supervised warm-up: a few hundred examples teach the form
@@ -82,7 +84,7 @@ SFTTrainer(
 show_accuracy("SFT")
 
 # 05: GRPO: groups of eight answers, each measured against its siblings
-problems, _ = grpo_data.usable_problems(load_rows(GRPO_DATA, "grpo"), held_out)
+problems, _ = usable_problems(load_rows(GRPO_DATA, "grpo"), held_out)
 how = dict(max_completion_length=ANSWER, learning_rate=GRPO_RATE, min_p=0.1)
 GRPOTrainer(
     model=model,

@@ -11,8 +11,7 @@ from grpo_course.gauges import evaluation
 from grpo_course.gauges.evaluation import Completion, paired_p_value, wilson_interval
 from grpo_course.ground.paths import REPO
 from grpo_course.ground.profile import PROFILES
-from grpo_course.grpo_data import as_prompt
-from grpo_course.template import apply_template
+from grpo_course.template import apply_template, as_prompt
 
 FEW = settings(deadline=None, derandomize=True, database=None)
 SHARES = st.integers(1, 5000).flatmap(

@@ -10,11 +10,6 @@ from tools.run import nbtools
 
 NOTEBOOKS = sorted(FOLDER.glob("0*.ipynb"))
 EXPORT = re.compile(r"^#\| (?:default_exp|export) +(\w+)", re.MULTILINE)
-EARLY = {  # what is still used before it is taught
-    "01": {"grpo_data", "rewards"},
-    "02": {"grpo_data", "rewards"},
-    "03": {"grpo_data", "rewards"},
-}
 
 
 def number(path) -> str:
@@ -53,4 +48,4 @@ def test_each_taught_module_has_its_notebook():
 def test_a_notebook_uses_nothing_that_is_taught_later(path):
     used = set().union(*map(imported, sources(path)))
     later = {name for name in used & TAUGHT.keys() if TAUGHT[name] > number(path)}
-    assert later <= EARLY.get(number(path), set())
+    assert not later

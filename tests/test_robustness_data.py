@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_course import grpo_data, sft_data
+from grpo_course import problems, sft_data
 from grpo_course.ground import data, rules
+from grpo_course.ground.numerals import parse_number
 from grpo_course.ground.paths import REPO
 from grpo_course.ground.profile import PROFILES
-from grpo_course.rewards import parse_number
 from grpo_course.template import apply_template
 
 FEW = settings(deadline=None, derandomize=True, database=None, max_examples=60)
@@ -66,7 +66,7 @@ def test_any_rows_become_usable_prompts_or_are_counted(written, rows):
     except data.DataError as error:
         assert "columns" in str(error)
         return
-    kept, dropped = grpo_data.usable_problems(table, [])
+    kept, dropped = problems.usable_problems(table, [])
     assert len(kept) + sum(dropped.values()) == len(rows)
     for problem in kept:
         assert problem["prompt"][-1]["content"].strip()
@@ -109,8 +109,8 @@ GOOD = {"prompt": "What is 6*7?", "solution": "42"}
 )
 def test_each_kind_of_bad_row_is_counted_under_its_name(written, bad, filter_name):
     rows = data.load_rows(written([GOOD, bad]), "grpo")
-    held_out = [grpo_data.as_problem({"prompt": "What is 9*9?", "solution": "81"})]
-    kept, dropped = grpo_data.usable_problems(rows, held_out)
+    held_out = [problems.as_problem({"prompt": "What is 9*9?", "solution": "81"})]
+    kept, dropped = problems.usable_problems(rows, held_out)
     assert [problem["answer"] for problem in kept] == ["42"]
     assert dropped.pop(filter_name) == 1 and not any(dropped.values())
 
@@ -124,10 +124,10 @@ MESSAGES += [{"role": "user", "content": " What is 6*7? "}]
 def test_of_a_prompt_of_messages_the_last_question_is_asked(written):
     row = {"prompt": MESSAGES, "solution": "42"}
     for rows in (data.load_rows(written([row]), "grpo"), [row]):
-        [problem], _ = grpo_data.usable_problems(rows, [])
+        [problem], _ = problems.usable_problems(rows, [])
         assert problem["prompt"][-1]["content"] == "What is 6*7?"
     for none in ([], [{"role": "assistant", "content": "42"}], [{"role": "user"}]):
-        kept, dropped = grpo_data.usable_problems([row | {"prompt": none}], [])
+        kept, dropped = problems.usable_problems([row | {"prompt": none}], [])
         assert not kept and dropped["no question"] == 1
 
 
@@ -213,11 +213,11 @@ def test_evaluation_problems_that_are_too_few_are_said_and_none_is_an_error(
     rows = [{"prompt": "What is 6*7?", "solution": "42"}]
     rows += [{"prompt": "Why?", "solution": "words"}]
     profile = replace(PROFILES["cpu"], eval_data=written(rows))
-    assert len(grpo_data.held_out_problems(profile)) == 1
+    assert len(problems.held_out_problems(profile)) == 1
     assert "'no number': 1" in capsys.readouterr().out
     profile = replace(profile, eval_data=written(rows[1:]))
     with pytest.raises(data.DataError, match="'no number': 1"):
-        grpo_data.held_out_problems(profile)
+        problems.held_out_problems(profile)
 
 
 def test_a_file_in_another_encoding_or_without_rows_is_refused(tmp_path):
@@ -252,9 +252,9 @@ def test_the_filter_that_left_nothing_is_named(
 
 @pytest.mark.parametrize("alike", ["why  \u00e9?", "Why e\u0301?", "WHY\n\u00c9?"])
 def test_the_same_question_in_other_letters_is_the_same_question(tokenizer, alike):
-    held_out = [grpo_data.as_problem({"prompt": "Why \u00e9?", "solution": "1"})]
+    held_out = [problems.as_problem({"prompt": "Why \u00e9?", "solution": "1"})]
     rows = [{"prompt": text, "solution": "1"} for text in (alike, "Why \u00e8?")]
-    kept, dropped = grpo_data.usable_problems(rows, held_out)
+    kept, dropped = problems.usable_problems(rows, held_out)
     assert dropped["held out"] == 1 and len(kept) == 1
     rows = [{"problem": r["prompt"], "expected_answer": "1"} for r in rows]
     rows = [row | {"generated_solution": "One."} for row in rows]
@@ -266,6 +266,6 @@ def test_evaluation_problems_of_ones_own_are_kept_out_of_training(written):
     rows = [{"question": f"{n}+1?", "answer": f"#### {n + 1}"} for n in range(10)]
     source = written(rows)
     profile = replace(PROFILES["cpu"], eval_data=source, eval_problems=4)
-    held_out = grpo_data.held_out_problems(profile)
-    kept, dropped = grpo_data.usable_problems(data.load_rows(source, "grpo"), held_out)
+    held_out = problems.held_out_problems(profile)
+    kept, dropped = problems.usable_problems(data.load_rows(source, "grpo"), held_out)
     assert len(held_out) == 4 and len(kept) == 6 and dropped["held out"] == 4

@@ -135,8 +135,7 @@ def train():
     from grpo_course import model
     from grpo_course.gauges.health import TrainingStopped, health_callback
     from grpo_course.ground import stages
-    from grpo_course.grpo_data import as_prompt
-    from grpo_course.template import apply_template
+    from grpo_course.template import apply_template, as_prompt
     from tools.tiny import arithmetic
 
     folder = Path(sys.argv[1])

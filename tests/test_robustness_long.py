@@ -34,7 +34,7 @@ def train(folder: Path, steps: int) -> dict:
     from grpo_course.gauges.health import health_callback
     from grpo_course.gauges.tracking import tracking_callbacks
     from grpo_course.ground.profile import PROFILES
-    from grpo_course.grpo_data import as_problem
+    from grpo_course.problems import as_problem
     from grpo_course.template import apply_template
     from tools.tiny import arithmetic
 

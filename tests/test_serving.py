@@ -14,8 +14,7 @@ from transformers import AutoConfig, AutoTokenizer
 from grpo_course import elsewhere, template
 from grpo_course.ground import llama_cpp
 from grpo_course.ground.llama_cpp import LlamaCppError
-from grpo_course.grpo_data import as_prompt
-from grpo_course.template import apply_template
+from grpo_course.template import apply_template, as_prompt
 
 TINY = Path(__file__).parents[1] / "models" / "tiny-qwen3"
 CONVERSATIONS = [

@@ -10,8 +10,12 @@ from hypothesis import strategies as st
 from grpo_course import sft_data
 from grpo_course.ground import data
 from grpo_course.ground.paths import REPO
-from grpo_course.rewards import extract_solution
-from grpo_course.template import REASONING_START, SYSTEM_PROMPT, apply_template
+from grpo_course.template import (
+    REASONING_START,
+    SYSTEM_PROMPT,
+    apply_template,
+    extract_solution,
+)
 
 GOOD = {
     "problem": "What is 6*7?",

@@ -12,7 +12,7 @@ import re
 from numbers import Real
 
 from .ground.data import DataError, question_key
-from .rewards import parse_number
+from .ground.numerals import parse_number
 from .template import REASONING_END, REASONING_START
 from .template import SOLUTION_END, SOLUTION_START, SYSTEM_PROMPT
 
@@ -44,7 +44,7 @@ def clean_row(row: dict) -> dict:
 
 # %% ../03_sft_warmup.ipynb #cell-37
 def is_numeric_answer(answer: str) -> bool:
-    """Is an answer a number and nothing else? The reader is that of the rewards."""
+    """Is an answer a number and nothing else? The reader is the one that marks."""
     return parse_number(answer) is not None
 
 # %% ../03_sft_warmup.ipynb #cell-42

@@ -2,7 +2,8 @@
 
 # %% auto #0
 __all__ = ['FORMS', 'FORM', 'REASONING_START', 'REASONING_END', 'SOLUTION_START', 'SOLUTION_END', 'SYSTEM_PROMPT',
-           'CHAT_TEMPLATE', 'QWEN3_TEMPLATE', 'apply_template']
+           'CHAT_TEMPLATE', 'QWEN3_TEMPLATE', 'EOS_TOKENS', 'apply_template', 'extract_solution', 'is_well_formed',
+           'as_prompt']
 
 # %% ../02_chat_template.ipynb #cell-16
 import os
@@ -70,3 +71,38 @@ def apply_template(tokenizer):
     """Give a tokenizer the course's chat template; returns the tokenizer."""
     tokenizer.chat_template = QWEN3_TEMPLATE if FORM == "qwen3" else CHAT_TEMPLATE
     return tokenizer
+
+# %% ../02_chat_template.ipynb #cell-extract
+EOS_TOKENS = ("<|im_end|>", "<|endoftext|>")
+
+
+def extract_solution(text: str) -> str | None:
+    """The answer of a well-formed completion, with its white space; None otherwise.
+
+    Well-formed: any text, then each of the three tags once and in order, an answer
+    between the last two, and after them white space and at most one eos token. One
+    REASONING_START is allowed, as the first thing in the text.
+    """
+    text = text.strip().removeprefix(REASONING_START)
+    tags = (REASONING_END, SOLUTION_START, SOLUTION_END)
+    if REASONING_START in text or any(text.count(tag) != 1 for tag in tags):
+        return None
+    after_reasoning = text.partition(REASONING_END)[2]
+    _, opened, rest = after_reasoning.partition(SOLUTION_START)
+    answer, closed, tail = rest.partition(SOLUTION_END)
+    if not (opened and closed and answer.strip()):
+        return None
+    return answer if tail.strip() in ("", *EOS_TOKENS) else None
+
+# %% ../02_chat_template.ipynb #cell-formed
+def is_well_formed(text: str) -> bool:
+    """Does a completion have the format that the system prompt asks for?"""
+    return extract_solution(text) is not None
+
+# %% ../02_chat_template.ipynb #cell-as-prompt
+def as_prompt(question: str) -> list[dict]:
+    """A question as the messages that the chat template renders for generation."""
+    return [
+        {"role": "system", "content": SYSTEM_PROMPT},
+        {"role": "user", "content": question},
+    ]

@@ -211,8 +211,7 @@ def grpo_steps(profile, model, tokenizer, peft_config=None, **more) -> dict:
     from trl import GRPOConfig, GRPOTrainer
 
     from grpo_course.ground import data
-    from grpo_course.grpo_data import as_prompt
-    from grpo_course.template import apply_template
+    from grpo_course.template import apply_template, as_prompt
 
     problems = data.load_rows("embedded:grpo", "grpo")
     tokens = profile.max_completion_length

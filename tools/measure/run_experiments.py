@@ -226,11 +226,11 @@ def count_right_answers(run: Run) -> None:
     import unsloth  # noqa: F401  (first: it patches the libraries below)
     from transformers import AutoTokenizer
 
-    from grpo_course import grpo_data
     from grpo_course import model as lora
+    from grpo_course.problems import held_out_problems
 
     profile = load_profile()
-    problems = grpo_data.held_out_problems(profile)[:PASS_PROBLEMS]
+    problems = held_out_problems(profile)[:PASS_PROBLEMS]
     asked = [problem for problem in problems for _ in range(PASS_SAMPLES)]
     model, _ = lora.load_base_model(profile)
     model = lora.add_adapter(model, profile)

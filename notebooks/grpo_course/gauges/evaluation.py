@@ -1,7 +1,7 @@
 """One evaluation for every stage: the same prompts, template and decoding.
 
 The base model, the warmed-up one and the one that GRPO trained answer the same held-out
-problems, and one criterion decides (`rewards.answers_equal` on the answer inside the
+problems, and one criterion decides (`marking.answers_equal` on the answer inside the
 solution tags), so that the stages can be compared problem by problem.
 """
 
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from ..ground.styles import solution_style
 from ..ground.generate import Completion, generate
-from ..rewards import answers_equal, extract_solution
+from ..marking import answers_equal
+from ..template import extract_solution
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_course import grpo_data
+from grpo_course import marking, problems
+from grpo_course.ground.numerals import parse_number
 from grpo_course.ground.profile import PROFILES
-from grpo_course.rewards import parse_number
 from grpo_course.template import SYSTEM_PROMPT
 
 FEW = settings(deadline=None, derandomize=True, database=None)
@@ -46,17 +46,17 @@ def question_of(problem):
     ],
 )
 def test_answer_is_what_follows_the_last_hashes(solution, answer):
-    assert grpo_data.extract_hash_answer(solution) == answer
+    assert marking.extract_hash_answer(solution) == answer
 
 
 @FEW
 @given(working=st.text(), answer=st.integers())
 def test_answer_is_found_after_any_working(working, answer):
-    assert grpo_data.extract_hash_answer(f"{working}\n#### {answer}") == str(answer)
+    assert marking.extract_hash_answer(f"{working}\n#### {answer}") == str(answer)
 
 
 def test_problem_is_system_and_user_message_and_answer():
-    problem = grpo_data.as_problem(row(" What is 6*7?\n", "6*7=42 #### 42"))
+    problem = problems.as_problem(row(" What is 6*7?\n", "6*7=42 #### 42"))
     system, user = problem["prompt"]
     assert system == {"role": "system", "content": SYSTEM_PROMPT}
     assert user == {"role": "user", "content": "What is 6*7?"}
@@ -67,7 +67,7 @@ def test_problem_is_system_and_user_message_and_answer():
 
 
 def test_every_filter_counts_its_rows():
-    held_out = [grpo_data.as_problem(row("What is\n6*7?"))]
+    held_out = [problems.as_problem(row("What is\n6*7?"))]
     rows = [
         row("1+1?", "2"),
         row(None),
@@ -82,7 +82,7 @@ def test_every_filter_counts_its_rows():
         row("1+1? ", "2"),
         row("2+2?", "4"),  # its bad copies above were dropped: it is no duplicate
     ]
-    kept, dropped = grpo_data.usable_problems(rows, held_out)
+    kept, dropped = problems.usable_problems(rows, held_out)
     assert [question_of(problem) for problem in kept] == ["1+1?", "2+2?"]
     assert [problem["answer"] for problem in kept] == ["2", "4"]
     assert dropped == {
@@ -96,8 +96,8 @@ def test_every_filter_counts_its_rows():
 @FEW
 @given(rows=ROWS, held_out=ROWS)
 def test_what_is_kept_is_usable_and_nothing_is_lost(rows, held_out):
-    held_out = [grpo_data.as_problem(row) for row in held_out]
-    kept, dropped = grpo_data.usable_problems(rows, held_out)
+    held_out = [problems.as_problem(row) for row in held_out]
+    kept, dropped = problems.usable_problems(rows, held_out)
     assert len(kept) + sum(dropped.values()) == len(rows)
     questions = [" ".join(question_of(problem).split()) for problem in kept]
     assert all(questions)
@@ -106,7 +106,7 @@ def test_what_is_kept_is_usable_and_nothing_is_lost(rows, held_out):
     assert not evaluated & set(questions)
     assert all(parse_number(problem["answer"]) is not None for problem in kept)
     places = [
-        next(i for i, row in enumerate(rows) if grpo_data.as_problem(row) == problem)
+        next(i for i, row in enumerate(rows) if problems.as_problem(row) == problem)
         for problem in kept
     ]
     assert places == sorted(places)
@@ -115,19 +115,19 @@ def test_what_is_kept_is_usable_and_nothing_is_lost(rows, held_out):
 @FEW
 @given(rows=ROWS)
 def test_filtering_twice_is_filtering_once(rows):
-    kept, _ = grpo_data.usable_problems(rows, [])
+    kept, _ = problems.usable_problems(rows, [])
     again = [row(question_of(problem), problem["answer"]) for problem in kept]
-    assert grpo_data.usable_problems(again, [])[0] == kept
+    assert problems.usable_problems(again, [])[0] == kept
 
 
 @pytest.mark.parametrize("question", ["a" * 10**6, "</SOLUTION>", "\ud800", "٣+٤?"])
 def test_strange_question_is_still_a_question(question):
-    kept, _ = grpo_data.usable_problems([row(question)], [])
+    kept, _ = problems.usable_problems([row(question)], [])
     assert [question_of(problem) for problem in kept] == [question]
 
 
 def test_no_rows_no_problems():
-    kept, dropped = grpo_data.usable_problems([], [])
+    kept, dropped = problems.usable_problems([], [])
     assert kept == []
     assert set(dropped.values()) == {0}
 
@@ -137,9 +137,9 @@ def test_no_rows_no_problems():
 
 def test_held_out_problems_are_the_first_of_the_test_set():
     profile = replace(PROFILES["cpu"], eval_problems=5)
-    few = grpo_data.held_out_problems(profile)
+    few = problems.held_out_problems(profile)
     assert len(few) == 5
     more_than_there_are = replace(profile, eval_problems=10**6, seed=1)
-    everything = grpo_data.held_out_problems(more_than_there_are)
+    everything = problems.held_out_problems(more_than_there_are)
     assert 5 < len(everything) < 10**6
     assert everything[:5] == few
