@@ -22,6 +22,9 @@ with open(os.environ["COURSE_HOME"] + "/imports", "a") as file:
     print(os.getpid(), file=file)
 if "UNSLOTH_IS_BROKEN" in os.environ:
     raise OSError("a library is missing")
+if "UNSLOTH_STARTS_CUDA" in os.environ:
+    import torch
+    torch.cuda.is_initialized = lambda: True
 """
 IMPORT = "import os\nimport unsloth\nprint(os.getpid())"
 WORLD = """
@@ -29,8 +32,8 @@ import os, sys, multiprocessing.process
 own = {"JPY_PARENT_PID", "PYDEVD_USE_FRAME_EVAL"}
 print({name: value for name, value in os.environ.items() if name not in own})
 print(os.getcwd(), multiprocessing.process.ORIGINAL_DIR, sys.path)
-import pandas
-print(pandas.get_option("display.max_columns"))
+import matplotlib.pyplot, pandas
+print(pandas.get_option("display.max_columns"), matplotlib.get_backend())
 print(os.getsid(0) == os.getpid(), [name for name in dir() if name[0] != "_"])
 """
 
@@ -89,6 +92,13 @@ def test_on_a_gpu_each_kernel_imports_for_itself(place, monkeypatch):
     make_notebook(place / "01_one.ipynb", IMPORT)
     run_course.main()
     assert imports(place) == [output(place, "01_one.ipynb").strip()]
+
+
+def test_where_the_import_starts_cuda_nothing_is_forked(place, monkeypatch):
+    monkeypatch.setenv("UNSLOTH_STARTS_CUDA", "1")
+    make_notebook(place / "01_one.ipynb", IMPORT)
+    run_course.main()
+    assert imports(place)[1:] == [output(place, "01_one.ipynb").strip()]
 
 
 def test_an_unsloth_that_cannot_be_imported_is_shown_in_its_cell(

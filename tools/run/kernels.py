@@ -3,7 +3,7 @@
 `import unsloth` takes a quarter of a minute, and five notebooks begin with it. Here one
 process imports it and forks a kernel for each notebook, which has, as ever, a process
 and a namespace of its own. The parent computes nothing, because threads of torch and
-the state of CUDA would not survive the fork; on a GPU, take ordinary kernels.
+the state of CUDA would not survive the fork; on a GPU, kernels are ordinary ones.
 """
 
 import contextlib
@@ -32,6 +32,8 @@ def serve() -> None:
     requests, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
+    os.environ["JPY_PARENT_PID"] = str(os.getpid())  # ipykernel, matplotlib and pandas
+    os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     from grpo_course.ground.session import quiet
 
     with quiet():
@@ -39,9 +41,14 @@ def serve() -> None:
 
         llama_cpp.tell_unsloth()  # as notebook 06 does before the import
         import unsloth  # noqa: F401  # first: it patches the libraries below
+    import ipykernel.kernelapp  # noqa: F401
+    import matplotlib.pyplot  # noqa: F401
     import pandas
+    import torch
 
-    pandas.options.display.max_columns = 20  # its default where it sees a notebook
+    if torch.cuda.is_initialized():  # a child could not use it
+        return
+    pandas.options.display.max_columns = 20  # look where they are when they load
     for name in [name for name in sys.modules if name.startswith("grpo_course")]:
         del sys.modules[name]  # they look at the environment: each child imports them
     if sys.path[-1] == str(FOLDER):
@@ -65,7 +72,7 @@ def become(command: list[str], cwd: str, env: dict[str, str], log: str) -> None:
     os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.environ.clear()
-    os.environ.update(env, JPY_PARENT_PID=str(os.getppid()))  # a kernel watches it
+    os.environ.update(env)
     os.chdir(cwd)
     sys.path[0] = multiprocessing.process.ORIGINAL_DIR = cwd
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
