@@ -2,7 +2,6 @@
 
 import math
 import random
-from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -26,7 +25,7 @@ def total(name: str, completion: str, answer: str = "121") -> float:
 
 
 def test_every_choice_of_a_profile_is_a_list_of_rewards():
-    assert set(get_args(rules.Reward)) == set(rewards.REWARD_FUNCTIONS)
+    assert set(rules.REWARDS) == set(rewards.REWARD_FUNCTIONS)
     for functions in rewards.REWARD_FUNCTIONS.values():
         names = [function.__name__ for function in functions]
         assert len(set(names)) == len(names) > 0  # TRL logs them by name

@@ -143,3 +143,12 @@ def test_held_out_problems_are_the_first_of_the_test_set():
     everything = problems.held_out_problems(more_than_there_are)
     assert 5 < len(everything) < 10**6
     assert everything[:5] == few
+
+
+def test_with_rewards_of_ones_own_any_text_is_an_answer():
+    rows = [row("Sort b a.") | {"solution": "a b"}, row("Sort.") | {"solution": " "}]
+    rows += [row("How many?") | {"solution": "7"}]
+    kept, dropped = problems.usable_problems(rows, [], any_text=True)
+    assert [problem["answer"] for problem in kept] == ["a b", "7"]
+    assert dropped["no number"] == 1
+    assert len(problems.usable_problems(rows, [])[0]) == 1

@@ -203,3 +203,11 @@ def test_any_rows_give_learnable_examples(tokenizer, rows):
         assert len(tokens["input_ids"]) == len(tokens["completion_mask"]) <= 192
         text = sft_data.format_row(row)[2]["content"]
         assert extract_solution(text) == row["answer"]
+
+
+def test_with_rewards_of_ones_own_any_text_is_an_answer(tokenizer):
+    rows = [GOOD, GOOD | {"problem": "Sort b a.", "expected_answer": "a b"}]
+    rows += [GOOD | {"problem": "Sort.", "expected_answer": " "}]
+    kept, dropped = sft_data.prepare_rows(rows, tokenizer, 192, any_text=True)
+    assert [row["answer"] for row in kept] == [GOOD["expected_answer"], "a b"]
+    assert len(dropped["missing value"]) == 1

@@ -17,17 +17,22 @@ def as_problem(row: dict) -> dict:
     return {"prompt": template.as_prompt(question), "answer": answer}
 
 # %% ../02_chat_template.ipynb #cell-usable
-def usable_problems(rows, held_out: list[dict]) -> tuple[list[dict], dict]:
-    """The problems that GRPO can use, in order, and how many each filter dropped."""
+def usable_problems(
+    rows, held_out: list[dict], any_text: bool = False
+) -> tuple[list[dict], dict]:
+    """The problems that GRPO can use, in order, and how many each filter dropped.
+
+    With `any_text`, for rewards of your own, an answer need not be a number.
+    """
     seen = {_question(problem) for problem in held_out}
     evaluated = frozenset(seen)
     dropped = dict.fromkeys(("no question", "no number", "held out", "duplicate"), 0)
     kept = []
     for problem in map(as_problem, rows):
-        question = _question(problem)
+        question, answer = _question(problem), problem["answer"]
         if not question:
             dropped["no question"] += 1
-        elif parse_number(problem["answer"]) is None:
+        elif not answer or not any_text and parse_number(answer) is None:
             dropped["no number"] += 1
         elif question in seen:
             dropped["held out" if question in evaluated else "duplicate"] += 1
@@ -46,7 +51,8 @@ def held_out_problems(profile) -> list[dict]:
 
     Says so where there are fewer; raises DataError where there is none.
     """
-    usable, dropped = usable_problems(load_rows(profile.eval_data, "grpo"), [])
+    rows, any_text = load_rows(profile.eval_data, "grpo"), profile.own_reward
+    usable, dropped = usable_problems(rows, [], any_text)
     if not usable:
         raise DataError(f"No row of {profile.eval_data} can be used: {dropped}.")
     if len(usable) < profile.eval_problems:

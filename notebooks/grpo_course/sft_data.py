@@ -84,7 +84,7 @@ def tokenise_row(row: dict, tokenizer) -> dict:
     return {"input_ids": prompt_ids + ids, "completion_mask": mask}
 
 # %% ../03_sft_warmup.ipynb #cell-51
-def row_filters(tokenizer, max_tokens: int, held_out=()) -> dict:
+def row_filters(tokenizer, max_tokens: int, held_out=(), any_text=False) -> dict:
     """The filters in order: a name, and a function of a cleaned row (True: keep it)."""
     evaluated = {question_key(p["prompt"][-1]["content"]) for p in held_out}
     markup = {REASONING_START, REASONING_END, SOLUTION_START, SOLUTION_END}
@@ -104,7 +104,7 @@ def row_filters(tokenizer, max_tokens: int, held_out=()) -> dict:
 
     return {
         "missing value": lambda row: all(row.values()),
-        "answer is no number": lambda row: is_numeric_answer(row["answer"]),
+        "answer is no number": lambda row: any_text or is_numeric_answer(row["answer"]),
         "tags inside": has_no_tags,
         "held out": lambda row: question_key(row["problem"]) not in evaluated,
         "duplicate": is_new,
@@ -113,17 +113,19 @@ def row_filters(tokenizer, max_tokens: int, held_out=()) -> dict:
 
 # %% ../03_sft_warmup.ipynb #cell-53
 def prepare_rows(
-    rows, tokenizer, max_tokens: int, held_out=()
+    rows, tokenizer, max_tokens: int, held_out=(), any_text: bool = False
 ) -> tuple[list[dict], dict]:
     """Clean rows, in order, and the rows that each filter dropped, by its name.
 
     Rows have problem, working, answer; those that came as far as the length filter also
-    have their number of `tokens`. Raises DataError naming the filter that left nothing.
+    have their number of `tokens`. With `any_text`, for rewards of your own, an answer
+    need not be a number. Raises DataError naming the filter that left nothing.
     """
     kept, dropped = [clean_row(row) for row in rows], {}
     if not kept:
         raise DataError("The data set has no rows: set COURSE_SFT_DATA to another.")
-    for name, keep in row_filters(tokenizer, max_tokens, held_out).items():
+    filters = row_filters(tokenizer, max_tokens, held_out, any_text)
+    for name, keep in filters.items():
         verdicts = [(row, keep(row)) for row in kept]
         kept = [row for row, good in verdicts if good]
         dropped[name] = [row for row, good in verdicts if not good]

@@ -142,7 +142,7 @@ def mark(completions: list[Completion], answers: list[str]) -> Evaluation:
 def conditions(profile) -> dict:
     """The settings that an evaluation depends on: equal ones can be compared."""
     names = ["eval_data", "eval_problems", "max_completion_length"]
-    names += ["temperature", "min_p"]
+    names += ["temperature", "min_p", "own_reward"]  # which lets any text be an answer
     return {name: getattr(profile, name) for name in names}
 
 

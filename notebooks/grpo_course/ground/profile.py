@@ -84,7 +84,7 @@ class Profile:
 
     # GRPO (notebook 05)
     grpo_data: Grpo[rules.GrpoData] = "open-r1/DAPO-Math-17k-Processed:en:train"
-    reward: Grpo[rules.Reward] = "course"  # a list of rewards.REWARD_FUNCTIONS
+    reward: Grpo[rules.Reward] = "course"  # or functions of your own: own_rewards
     grpo_steps: Grpo[rules.Count] = 100  # optimizer steps
     num_generations: Grpo[rules.Small] = 8  # completions per prompt: a group's size
     grpo_batch_size: Grpo[rules.Small] = 4  # completions per micro-batch
@@ -126,6 +126,11 @@ class Profile:
     def model_source(self) -> str:
         """What `from_pretrained` gets: the hub id, or the full path of the folder."""
         return str(local_path(self.model_name) or self.model_name)
+
+    @property
+    def own_reward(self) -> bool:
+        """Does `reward` name functions of a local file? Then answers may be any text."""
+        return ":" in self.reward
 
     @property
     def grpo_generation_batch(self) -> int:
@@ -175,7 +180,7 @@ def _conditions(p: Profile) -> Iterator[tuple]:
     multiple = p.grpo_generation_batch % p.num_generations == 0
     problem = f"times grpo_grad_accum={p.grpo_grad_accum} should be a multiple of "
     yield "grpo_batch_size", multiple, f"{problem}num_generations={p.num_generations}"
-    room = p.max_seq_length - p.max_completion_length
+    room = max(p.max_seq_length - p.max_completion_length, 0)
     problem = f"leaves {room} tokens for a prompt in max_seq_length={p.max_seq_length}"
     enough = room >= PROMPT_ROOM
     yield "max_completion_length", enough, f"{problem}: {PROMPT_ROOM} are the least"
@@ -213,7 +218,7 @@ BY_HARDWARE = ("a100", "a100-40", "l4", "t4")  # the first that fits is taken
 def load_profile(environ: Mapping[str, str] = os.environ) -> Profile:
     """Choose a profile, apply the COURSE_* overrides, and check the result.
 
-    Nothing is loaded or downloaded. Raises ProfileError for any value that cannot work
+    No model or data is loaded; a reward file of your own is tried. Raises ProfileError for any value that cannot work
     and for a variable that is a misspelt setting; of others like COURSE_ID it warns.
     """
     _check_variables(environ)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from .session import masked
+from .own_rewards import tried
 from .paths import local_path
 
 EXPORTS = "lora merged_16bit merged_4bit gguf_f16 gguf_q8_0 gguf_q4_k_m".split()
@@ -57,6 +58,11 @@ def _are_exports(text: str) -> bool:
     return {name.strip() for name in text.split(",")} <= set(EXPORTS)
 
 
+def _is_reward(text: str) -> bool:
+    own = _matches(r"(.+\.py):\w+(, ?\w+)*(@[0-9a-f]{12})?")(text)
+    return text in REWARDS or bool(own and local_path(own[1]))
+
+
 def _data(embedded: str):
     def known(value: str) -> bool:
         if path := local_path(value):
@@ -86,13 +92,18 @@ BOOLS = {"true": True, "1": True, "false": False, "0": False}
 Checkpointing = Annotated[Literal[False, True, "unsloth"], _words(BOOLS)]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Optim = Literal["adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit"]
-Reward = Literal["course", "format", "random", "flawed", "fixed"]
 # TRL 1.15.0: GRPOConfig.loss_type and GRPOConfig.scale_rewards
 Loss = Literal["grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"]
 Scale = Literal["group", "batch", "none"]
 Track = Literal["local", "cloud", "offline", "disabled"]  # SwanLab's mode
 
 # Names.
+REWARDS = ("course", "format", "random", "flawed", "fixed")
+Reward = Annotated[
+    str,
+    _must(_is_reward, f"should be one of {', '.join(REWARDS)}, or ./file.py:function"),
+    AfterValidator(lambda text: text if text in REWARDS else tried(text)[0]),
+]
 Model = Annotated[str, _must(_is_model, "should be a hub id or a local folder")]
 SftData, GrpoData, EvalData = map(_data, ("embedded:sft", "embedded:grpo", "embedded:test"))
 Exports = Annotated[
