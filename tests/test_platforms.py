@@ -252,6 +252,7 @@ def test_kaggle_uses_one_of_two_gpus_and_finds_earlier_stages(kaggle):
     for name, text in (("base", "theirs"), ("template", "theirs")):
         (stages / name).mkdir(parents=True)
         (stages / name / "manifest.json").write_text(text)
+    (stages / "template.metrics.json").write_text("measured")
     mine = kaggle.start / "course-home/stages/base"
     mine.mkdir(parents=True)
     (mine / "manifest.json").write_text("mine")
@@ -261,6 +262,7 @@ def test_kaggle_uses_one_of_two_gpus_and_finds_earlier_stages(kaggle):
     assert state["SWANLAB_API_KEY"] == SECRET
     assert (mine / "manifest.json").read_text() == "mine"
     assert (mine.parent / "template/manifest.json").read_text() == "theirs"
+    assert (mine.parent / "template.metrics.json").read_text() == "measured"
     assert kaggle.versions()["vllm"] == versions.pins("gpu")["vllm"]
 
 
