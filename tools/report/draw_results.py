@@ -1,7 +1,5 @@
 """Draw the pictures in images/ from the tables in results/: `make results`."""
 
-from functools import partial
-
 import matplotlib
 
 matplotlib.use("Agg")
@@ -10,7 +8,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 import pandas as pd  # noqa: E402
 
 from tools import ROOT  # noqa: E402
-from tools.report import gpu_run, tables  # noqa: E402
+from tools.report import tables  # noqa: E402
 
 IMAGES = ROOT / "images"
 STAGE_COLOURS = {"base": "#bab0ac", "sft": "#4c78a8", "grpo": "#54a24b"}
@@ -111,40 +109,78 @@ def draw_ablations(outcomes: pd.DataFrame):
     return fig
 
 
-REAL_MODEL = "Qwen2.5-Coder-1.5B-Instruct"  # the one that README and 05 speak of
+TRIALS = {  # of a real model, in the order of the picture
+    "native: boxed-user": "before training,\nin its own template",
+    "D": "GRPO in its own template,\nwithout a warm-up",
+    "B": "warm-up, then GRPO,\nin the course's tags",
+    "C": "the same with <think>,\nat 2.5 times the rate",
+    "A": "the same with <think>,\nat the rate of the others",
+}
+PARTS = {  # of a step, as the trials timed them: what it is called, its colour
+    "generation": ("vLLM generates", "#4c78a8"),
+    "forward": ("loss, forward", "#f58518"),
+    "backward": ("loss, backward", "#54a24b"),
+}
+WARM = 4  # the first step that compiles nothing any more
 
 
-def real_run() -> tuple[pd.DataFrame, pd.DataFrame] | None:
-    """Stages and curve of the last run of REAL_MODEL; None if there is none."""
-    curves = tables.read("gpu-curves.csv")
-    last = next((row for row in curves[::-1] if row["model"] == REAL_MODEL), None)
-    if last is None:
-        return None
-    run = partial(tables.key_of, names=gpu_run.RUN)
-    both = tables.read("gpu.json"), curves
-    table, curve = ([r for r in rows if run(r) == run(last)] for rows in both)
-    return pd.DataFrame(table), pd.DataFrame(curve)
+def draw_trials(trials: pd.DataFrame):
+    """Held-out accuracy of a real model before training and after each trial."""
+    fig, ax = plt.subplots(figsize=(8, 3.2))
+    held_out = trials[trials["problems"] == "held-out"].set_index("trial")
+    for place, name in enumerate(reversed(TRIALS)):
+        row = held_out.loc[name]
+        colour = STAGE_COLOURS["base" if "native" in name else "grpo"]
+        ax.barh(place, row["accuracy"], color=colour)
+        ax.hlines(place, row["ci_low"], row["ci_high"], color="black")
+        ax.text(row["ci_high"] + 0.01, place, f"{row['accuracy']:.1%}", va="center")
+    ax.set(yticks=range(len(TRIALS)), yticklabels=list(TRIALS.values())[::-1])
+    ax.set(xlim=(0, 1), xlabel=f"right, of {row['n']:,} held-out problems")
+    return fig
 
 
-def draw_real_run(table: pd.DataFrame, curve: pd.DataFrame):
-    """Accuracy after each stage, and the share of right rollouts at each step."""
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
-    draw_stages(left, table)
-    places = [list(STAGE_COLOURS).index(stage) for stage in table["stage"]]
-    left.scatter(places, table["sampled"], color="black", marker="x", zorder=3)
-    left.set_title(f"accuracy on {table['n'].iloc[0]:,} held-out problems")
-    share = curve.set_index("step")["right"]
-    right.plot(share, ".", color="#bab0ac")
-    right.plot(share.rolling(15, center=True).mean(), color="#54a24b")
-    right.set(xlabel="step of GRPO", ylim=(0, 1))
-    right.set_title("right answers among its own completions")
+def draw_collapse(curves: pd.DataFrame):
+    """The trial that collapsed beside a healthy one: what showed it, and when."""
+    signs = {"right": "right completions (share)", "grad_norm": "gradient's norm"}
+    signs["unseen_tokens"] = "tokens a completion\nthat the loss did not see"
+    fig, axes = plt.subplots(1, len(signs), figsize=(11, 2.8))
+    for ax, (column, title) in zip(axes, signs.items(), strict=True):
+        for name, colour in (("B", "#54a24b"), ("A", "#e45756")):
+            curve = curves[curves["trial"] == name].set_index("step")[column]
+            ax.plot(curve, color=colour, label=f"trial {name}")
+        ax.set(
+            title=title, xlabel="step", yscale="linear" if ax is axes[0] else "symlog"
+        )
+    axes[0].legend()
+    return fig
+
+
+def draw_time(curves: pd.DataFrame):
+    """Where the seconds of a step go: the mean over all warm steps of the trials."""
+    warm = curves[(curves["step"] >= WARM) & (curves["unseen_tokens"] < 0.3)]
+    means = warm.mean(numeric_only=True)
+    fig, ax = plt.subplots(figsize=(9, 1.7))
+    start = 0.0
+    for column, (label, colour) in PARTS.items():
+        ax.barh(0, means[column], left=start, color=colour)
+        middle = start + means[column] / 2
+        ax.text(middle, 0, f"{label}\n{means[column]:.1f} s", ha="center", va="center")
+        start += means[column]
+    ax.barh(0, means["seconds"] - start, left=start, color="#bab0ac")
+    ax.text(
+        means["seconds"],
+        0,
+        f" the rest\n {means['seconds'] - start:.1f} s",
+        va="center",
+    )
+    ax.set(yticks=(), xlim=(0, means["seconds"] * 1.1), xlabel="seconds of a step")
     return fig
 
 
 def save(fig, name: str) -> None:
     fig.tight_layout()
     IMAGES.mkdir(exist_ok=True)
-    fig.savefig(IMAGES / name, dpi=80, metadata={"Software": None})
+    fig.savefig(IMAGES / name, dpi=110, metadata={"Software": None})
 
 
 def main() -> None:
@@ -160,8 +196,10 @@ def main() -> None:
         save(draw_sick_runs(curves), "sick_runs.png")
     if measured.issuperset(name for names in ABLATIONS.values() for name in names):
         save(draw_ablations(outcomes), "ablations.png")
-    if (real := real_run()) is not None:
-        save(draw_real_run(*real), "real_model.png")
+    save(draw_trials(pd.DataFrame(tables.read("gpu-trials.json"))), "real_model.png")
+    trials = pd.DataFrame(tables.read("gpu-trial-curves.csv"))
+    save(draw_collapse(trials), "real_collapse.png")
+    save(draw_time(trials), "step_time.png")
 
 
 if __name__ == "__main__":
