@@ -9,18 +9,15 @@ import argparse
 import json
 import re
 import time
-from collections import Counter, defaultdict
 from pathlib import Path
 
+import pandas as pd
 import torch
-from transformers import (
-    AutoTokenizer,
-    GenerationConfig,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import AutoTokenizer, GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
-from grpo_course.ground import files, styles
+from grpo_course.ground import files
+from grpo_course.ground.generate import generate
+from grpo_course.ground.styles import solution_style
 from tools import ROOT
 from tools.tiny import arithmetic, tiny_corpus
 
@@ -94,49 +91,27 @@ def pretrain(model, data: torch.Tensor, device: str) -> float:
     return loss.item()
 
 
-@torch.no_grad()
-def answer(model, tokenizer, problems, sample: bool, device: str) -> list[str]:
-    """What the model writes after "Question: ... Answer:"."""
-    tokenizer.padding_side, texts = "left", []
-    for i in range(0, len(problems), 250):
-        prompts = [f"Question: {p.question}\nAnswer:" for p in problems[i : i + 250]]
-        inputs = tokenizer(prompts, return_tensors="pt", padding=True).to(device)
-        options = {"temperature": 1.0, "top_k": 0} if sample else {}
-        out = model.generate(
-            **inputs,
-            max_new_tokens=144,
-            do_sample=sample,
-            eos_token_id=tokenizer.pad_token_id,
-            **options,
-        )
-        new = out[:, inputs.input_ids.shape[1] :]
-        texts += tokenizer.batch_decode(new, skip_special_tokens=True)
-    return texts
-
-
-def report(model, tokenizer, device: str) -> dict:
+def report(model, tokenizer) -> dict:
     """Accuracy on 1,000 test problems in the plain form; by style where sampled."""
-    model.eval()
-    torch.manual_seed(SEED)
     problems = arithmetic.make_problems(1000, "test", seed=1)
+    prompts = [f"Question: {problem.question}\nAnswer:" for problem in problems]
+    options = {"max_new_tokens": 144, "batch_size": 250, "seed": SEED}
 
-    def right(text, problem):
-        found = re.findall(r"The answer is (\d+)\.", text)
-        return bool(found) and int(found[-1]) == problem.answer
+    def marked(temperature: float) -> pd.DataFrame:
+        found = generate(model, tokenizer, prompts, temperature=temperature, **options)
+        texts = [completion.text for completion in found]
+        ends = [re.findall(r"The answer is (\d+)\.", text)[-1:] for text in texts]
+        right = [end == [str(p.answer)] for end, p in zip(ends, problems, strict=True)]
+        styles = map(solution_style, texts)
+        return pd.DataFrame({"style": styles, "right": right})
 
-    greedy = answer(model, tokenizer, problems, False, device)
-    sampled = answer(model, tokenizer, problems, True, device)
-    by_style = defaultdict(list)
-    for text, problem in zip(sampled, problems, strict=True):
-        by_style[styles.solution_style(text)].append(right(text, problem))
+    greedy, by_style = marked(0.0), marked(1.0).groupby("style")["right"]
+    sampled = by_style.agg(n="size", accuracy="mean").round(3).to_dict("index")
     return {
         "n": len(problems),
-        "greedy_accuracy": sum(map(right, greedy, problems)) / len(problems),
-        "greedy_styles": dict(Counter(map(styles.solution_style, greedy))),
-        "sampled": {
-            style: {"n": len(marks), "accuracy": round(sum(marks) / len(marks), 3)}
-            for style, marks in sorted(by_style.items())
-        },
+        "greedy_accuracy": greedy["right"].mean(),
+        "greedy_styles": greedy["style"].value_counts().to_dict(),
+        "sampled": sampled,
     }
 
 
@@ -152,6 +127,11 @@ def main():
     model = build(tokenizer).to(device)
     loss = pretrain(model, data, device)
     model = model.to(torch.bfloat16)  # what is committed is what is measured
+    # Qwen's own files stop generation at either of the two, and so does this one.
+    ends = [tokenizer.eos_token_id, tokenizer.pad_token_id]
+    model.generation_config = GenerationConfig(
+        eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
+    )
     facts = {
         "parameters": model.num_parameters(),
         "tokens": data.numel(),
@@ -160,13 +140,8 @@ def main():
         "torch": torch.__version__,
         "final_loss": round(loss, 4),
         "training_minutes": round((time.time() - started) / 60, 1),
-        **report(model.float(), tokenizer, device),
+        **report(model.float(), tokenizer),
     }
-    # Qwen's own files stop generation at either of the two, and so does this one.
-    ends = [tokenizer.eos_token_id, tokenizer.pad_token_id]
-    model.generation_config = GenerationConfig(
-        eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
-    )
     model.to(torch.bfloat16).save_pretrained(options.out)
     if options.out != OUT:
         tokenizer.save_pretrained(options.out)
