@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from grpo_course import rewards
 from grpo_course.gauges import evaluation
 from grpo_course.ground import rules, styles
+from grpo_course.ground.generate import Completion
 from tools.tiny import arithmetic
 
 TAIL = "<end_working_out><SOLUTION>{}</SOLUTION>"
@@ -113,7 +114,7 @@ def test_the_random_reward_is_a_fair_coin_that_a_seed_decides():
 def test_right_answer_agrees_with_the_evaluation():
     texts = [IN_STEPS, ONE_LINE, NO_WORKING, "121", TAIL.format(" 121 ")]
     marked = evaluation.mark(
-        [evaluation.Completion(text, 9, False) for text in texts], ["121"] * 5
+        [Completion(text, 9, False) for text in texts], ["121"] * 5
     )
     paid = rewards.right_answer([""] * 5, texts, ["121"] * 5)
     assert paid == marked.correct == [True, False, False, False, True]

@@ -17,8 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from grpo_course.gauges import evaluation
-from grpo_course.ground import stages
+from grpo_course.ground import stages, statistics
 from tools.run import nbtools, run_course, runner
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,7 +103,7 @@ def test_the_warm_up_teaches_the_format(home):
 def test_grpo_raises_held_out_accuracy(home):
     before, after = (metrics(home, stage)["correct"] for stage in ("sft", "grpo"))
     assert sum(after) > sum(before)
-    assert evaluation.paired_p_value(before, after) < 0.01
+    assert statistics.paired_p_value(before, after) < 0.01
 
 
 def test_grpo_changed_the_adapter(home):

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpo_course.gauges import evaluation
-from grpo_course.gauges.evaluation import Completion, paired_p_value, wilson_interval
+from grpo_course.ground.generate import Completion, generate
 from grpo_course.ground.paths import REPO
 from grpo_course.ground.profile import PROFILES
+from grpo_course.ground.statistics import paired_p_value, pass_at_k, wilson_interval
 from grpo_course.template import apply_template, as_prompt
 
 FEW = settings(deadline=None, derandomize=True, database=None)
@@ -105,7 +106,7 @@ def test_pass_at_k_counts_the_draws_with_a_right_answer(samples, right):
     answers = [True] * right + [False] * (samples - right)
     for k in range(1, samples + 1):
         draws = [any(draw) for draw in itertools.combinations(answers, k)]
-        found = evaluation.pass_at_k(samples, right, k)
+        found = pass_at_k(samples, right, k)
         assert found == pytest.approx(sum(draws) / len(draws))
 
 
@@ -115,19 +116,19 @@ def test_pass_at_k_has_no_bias(n, p, data):
     """Its mean over all outcomes of n samples is the true chance, 1 - (1 - p)^k."""
     k = data.draw(st.integers(1, n))
     chances = [math.comb(n, c) * p**c * (1 - p) ** (n - c) for c in range(n + 1)]
-    values = [evaluation.pass_at_k(n, c, k) for c in range(n + 1)]
+    values = [pass_at_k(n, c, k) for c in range(n + 1)]
     mean = sum(float(w) * v for w, v in zip(chances, values, strict=True))
     assert mean == pytest.approx(float(1 - (1 - p) ** k), abs=1e-9)
 
 
 def test_pass_at_k_of_many_samples():
-    assert evaluation.pass_at_k(10_000, 1, 5_000) == pytest.approx(0.5)
+    assert pass_at_k(10_000, 1, 5_000) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("samples, right, k", [(4, 1, 0), (4, 1, 5), (4, 5, 1)])
 def test_pass_at_k_of_impossible_counts_is_refused(samples, right, k):
     with pytest.raises(ValueError):
-        evaluation.pass_at_k(samples, right, k)
+        pass_at_k(samples, right, k)
 
 
 # --- Marking --------------------------------------------------------------------------
@@ -191,10 +192,10 @@ def model():
 
 
 def test_greedy_keeps_the_order_whatever_the_batches(model, tokenizer):
-    found = evaluation.generate(model, tokenizer, PROMPTS, max_new_tokens=8)
+    found = generate(model, tokenizer, PROMPTS, max_new_tokens=8)
     assert len({completion.text for completion in found}) == len(PROMPTS)
     for size in (1, 2):
-        backwards = evaluation.generate(
+        backwards = generate(
             model,
             tokenizer,
             PROMPTS[::-1],
@@ -206,9 +207,9 @@ def test_greedy_keeps_the_order_whatever_the_batches(model, tokenizer):
 
 
 def test_completion_ends_at_the_limit_or_at_an_end_token(model, tokenizer):
-    cut = evaluation.generate(model, tokenizer, PROMPTS, max_new_tokens=8)
+    cut = generate(model, tokenizer, PROMPTS, max_new_tokens=8)
     assert [(c.tokens, c.truncated) for c in cut] == [(8, True)] * len(PROMPTS)
-    whole = evaluation.generate(model, tokenizer, PROMPTS, max_new_tokens=120)
+    whole = generate(model, tokenizer, PROMPTS, max_new_tokens=120)
     for short, long in zip(cut, whole, strict=True):
         assert not long.truncated
         assert long.text.startswith(short.text)
@@ -219,14 +220,13 @@ def test_completion_ends_at_the_limit_or_at_an_end_token(model, tokenizer):
 def test_sampling_repeats_with_its_seed(model, tokenizer):
     options = {"max_new_tokens": 8, "temperature": 1.0, "min_p": 0.1}
     first, second = (
-        evaluation.generate(model, tokenizer, PROMPTS, seed=7, **options)
-        for _ in range(2)
+        generate(model, tokenizer, PROMPTS, seed=7, **options) for _ in range(2)
     )
     assert first == second
 
 
 def test_no_prompts_no_completions(model, tokenizer):
-    assert evaluation.generate(model, tokenizer, [], max_new_tokens=8) == []
+    assert generate(model, tokenizer, [], max_new_tokens=8) == []
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -234,7 +234,7 @@ def test_no_prompts_no_completions(model, tokenizer):
 def test_model_and_tokenizer_are_left_as_they_were(model, tokenizer, training, side):
     model.train(training)
     tokenizer.padding_side = side
-    evaluation.generate(model, tokenizer, PROMPTS[:1], max_new_tokens=1)
+    generate(model, tokenizer, PROMPTS[:1], max_new_tokens=1)
     assert (model.training, tokenizer.padding_side) == (training, side)
 
 
@@ -246,7 +246,7 @@ def test_also_after_an_error(model, tokenizer, monkeypatch):
     model.train()
     tokenizer.padding_side = "right"
     with pytest.raises(RuntimeError):
-        evaluation.generate(model, tokenizer, PROMPTS, max_new_tokens=1)
+        generate(model, tokenizer, PROMPTS, max_new_tokens=1)
     assert (model.training, tokenizer.padding_side) == (True, "right")
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_course.gauges import evaluation
 from grpo_course.ground import data, styles
+from grpo_course.ground.generate import generate
 from grpo_course.ground.paths import REPO
 from grpo_course.sft_data import is_numeric_answer
 from tools.tiny import arithmetic, rows
@@ -111,7 +111,7 @@ def test_every_token_has_a_row_in_the_embedding(tokenizer, model):
 
 def test_model_solves_most_problems_in_its_own_form(model, tokenizer):
     problems = arithmetic.make_problems(40, "test", 0)
-    completions = evaluation.generate(
+    completions = generate(
         model,
         tokenizer,
         [f"Question: {problem.question}\nAnswer:" for problem in problems],

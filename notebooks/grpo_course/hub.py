@@ -4,7 +4,7 @@
 __all__ = ['CARD', 'SHOWN', 'LIBRARIES', 'UploadError', 'token', 'files_to_upload', 'without_folders', 'model_card', 'upload']
 
 # %% ../06_export.ipynb #hub-13
-from pathlib import Path
+from pathlib import Path  # noqa: F811
 
 from huggingface_hub import ModelCard, ModelCardData, get_token
 

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from grpo_course.gauges import evaluation
-from grpo_course.ground import session, stages
+from grpo_course.ground import session, stages, statistics
 from grpo_course.ground.profile import PROFILES, load_profile
 from tools import write_whole
 from tools.report import runs, tables
@@ -433,7 +433,7 @@ def outcome(run: Run, before: dict, last: dict) -> dict:
     row = {"about": run.plan.about, "n": len(new), "before": sum(old) / len(old)}
     row |= {k: after["evaluation"]["greedy"][k] for k in runs.MEASURES if k != "n"}
     row |= {"sampled": after["evaluation"]["sampled"]["accuracy"]}
-    row |= {"p_value": evaluation.paired_p_value(old, new)}
+    row |= {"p_value": statistics.paired_p_value(old, new)}
     row |= {"minutes": after.get("minutes"), "machine": machine()}
     row |= {name: last["packages"].get(name) for name in ("python", "torch")}
     return {name: tables.short(value) for name, value in row.items()}

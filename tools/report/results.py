@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from grpo_course.gauges.evaluation import mcnemar_p_value
+from grpo_course.ground.statistics import mcnemar_p_value
 from tools import ROOT, write_whole
 from tools.measure import bench, gpu_limits
 from tools.report import runs, tables

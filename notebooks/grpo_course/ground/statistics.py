@@ -1,0 +1,54 @@
+"""Shares of right answers: how exact they are, and whether two differ by chance."""
+
+import math
+
+
+def wilson_interval(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """The 95 % interval of a share, right out of n (Wilson 1927).
+
+    Unlike mean +- 1.96 standard errors it stays inside 0 to 1 and has a width at 0 %
+    and 100 % too.
+    """
+    if not 0 <= right <= n or n == 0:
+        raise ValueError(f"{right} right answers of {n} is no share: need 0 <= k <= n.")
+    share = right / n
+    centre = share + z * z / (2 * n)
+    spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    low = (centre - spread) / scale if right else 0.0  # exactly, without rounding
+    high = (centre + spread) / scale if right < n else 1.0
+    return low, high
+
+
+def paired_p_value(before: list[bool], after: list[bool]) -> float:
+    """Two-sided p of the exact McNemar test on the same problems, in order.
+
+    Only problems whose outcome changed count: if nothing but chance were at work, each
+    of them would be as likely to go from wrong to right as from right to wrong.
+    """
+    pairs = list(zip(before, after, strict=True))
+    gained = sum(b < a for b, a in pairs)
+    lost = sum(b > a for b, a in pairs)
+    return mcnemar_p_value(gained, lost)
+
+
+def mcnemar_p_value(gained: int, lost: int) -> float:
+    """The same, from how many outcomes changed to right, and how many to wrong."""
+    changed = gained + lost
+    tail = sum(math.comb(changed, k) for k in range(min(gained, lost) + 1))
+    return min(1.0, 2 * tail / 2**changed)
+
+
+def pass_at_k(samples: int, right: int, k: int) -> float:
+    """How likely is a right one among k answers? Estimated from more samples than k.
+
+    `right` of `samples` answers to one problem were right. The result is the share of
+    the ways to draw k of them that have a right one: an estimate without bias (Chen et
+    al. 2021, arXiv:2107.03374, equation 1). Raises ValueError unless 1 <= k <= samples.
+    """
+    if not (1 <= k <= samples and 0 <= right <= samples):
+        raise ValueError(
+            f"pass@{k} of {right} right answers in {samples} samples is not defined: "
+            "need 1 <= k <= samples and 0 <= right <= samples."
+        )
+    return 1 - math.comb(samples - right, k) / math.comb(samples, k)
