@@ -63,8 +63,12 @@ lock: env  ## pin what requirements*.in ask for; delete a .txt to renew its pins
 badges: env  ## write badges and set-up cells for Colab and Kaggle, from pyproject.toml
 	@$(RUN) -m tools.run.write_setup_cells
 
+SWANLOG = $(patsubst ~/%,$(HOME)/%,$(or $(COURSE_HOME),course-home))/swanlog
+
 watch: env  ## open SwanLab's dashboard of your runs, on this machine only
-	@$(RUN) -m tools.run.watch
+	@test -f "$(SWANLOG)/runs.swanlab" || \
+	  { echo "$(SWANLOG) has no experiment yet: run notebook 03 first."; exit 1; }
+	@.venv/bin/swanlab watch "$(SWANLOG)" --host 127.0.0.1 --port 5092
 
 llama: env  ## build llama.cpp once, for the GGUF formats of notebook 06
 	@$(RUN) -m tools.run.build_llama_cpp

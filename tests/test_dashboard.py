@@ -1,48 +1,64 @@
-"""`make watch` and `make screenshots`, without a dashboard and without a browser."""
+"""`make watch` and `make screenshots`, without a browser."""
 
-import socket
-import sqlite3
+import os
 import subprocess
-import sys
+from pathlib import Path
 
 import pytest
+import requests
 from PIL import Image, ImageDraw
 
+from grpo_course.ground.paths import REPO
 from tools.report import screenshots
-from tools.run import watch
 
 
-def test_a_port_in_use_is_not_taken():
-    with socket.socket() as other:
-        other.bind((watch.HOST, 0))
-        other.listen()
-        taken = other.getsockname()[1]
-        assert watch.free_port(taken) not in (0, taken)
+def make_watch(home: Path, *options: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        ["make", "-s", "--old-file=env", "watch", *options],
+        env=os.environ | {"COURSE_HOME": str(home)},
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_dashboard_is_of_the_course_home_and_for_this_machine_only(tmp_path):
+    said = make_watch(tmp_path, "--dry-run").stdout
+    assert f'swanlab watch "{tmp_path}/swanlog" --host 127.0.0.1' in said
+    said = make_watch(Path("~/x"), "--dry-run").stdout
+    assert f'watch "{Path.home()}/x/swanlog"' in said
 
 
 def test_without_experiments_nothing_is_started(tmp_path, monkeypatch):
+    done = make_watch(tmp_path)
+    assert done.returncode and f"{tmp_path}/swanlog has no experiment" in done.stdout
     monkeypatch.setenv("COURSE_HOME", str(tmp_path))
-    monkeypatch.setattr(subprocess, "Popen", None)  # calling it would fail
-    for main in (watch.main, lambda: screenshots.experiments(tmp_path / "swanlog")):
-        with pytest.raises(SystemExit) as end:
-            main()
-        assert str(tmp_path) in str(end.value)
+    monkeypatch.setattr(screenshots.shutil, "which", lambda name: name)
+    with pytest.raises(SystemExit, match=str(tmp_path)):
+        screenshots.main()
 
 
-def test_a_dashboard_that_does_not_start_ends_the_wait():
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    with pytest.raises(SystemExit):
-        watch.wait_for(f"http://{watch.HOST}:{watch.free_port()}", process)
+def test_the_dashboard_starts_with_whatever_is_set_and_ends(tmp_path, monkeypatch):
+    wrong = {"SWANLAB_PROJECT": "mine", "SWANLAB_MODE": "x", "SWANLAB_HOST": "0.0.0.0"}
+    for name, value in wrong.items():
+        monkeypatch.setenv(name, value)
+    with screenshots.dashboard(tmp_path) as address:
+        assert requests.get(address, timeout=60).ok
+    with pytest.raises(requests.ConnectionError):
+        requests.get(address, timeout=60)
 
 
-def test_the_newest_finished_experiment_of_each_stage_is_shown(tmp_path):
-    database = sqlite3.connect(tmp_path / "runs.swanlab")
-    database.execute("create table experiment (id, name, status)")
-    rows = [(1, "sft", 1), (2, "grpo", 1), (3, "grpo-2", 1), (4, "grpo-3", 0)]
-    database.executemany("insert into experiment values (?, ?, ?)", rows)
-    database.commit()
-    database.close()
-    assert screenshots.experiments(tmp_path) == {"sft": 1, "grpo": 3}
+def test_a_dashboard_that_does_not_start_ends_the_wait(tmp_path):
+    with pytest.raises(SystemExit), screenshots.dashboard(tmp_path / "missing"):
+        pass
+
+
+def test_the_newest_finished_experiment_of_each_stage_is_shown():
+    runs = [(1, "sft", 1), (2, "grpo", 1), (3, "grpo-2", 1), (4, "grpo-3", 0)]
+    runs = [dict(zip(("id", "name", "status"), run, strict=True)) for run in runs]
+    assert screenshots.newest(runs) == {"sft": 1, "grpo": 3}
+    with pytest.raises(SystemExit, match="sft"):
+        screenshots.newest(runs[1:])
 
 
 def test_the_end_of_a_page_is_cut_out():

@@ -8,7 +8,6 @@ import json
 import math
 import os
 import random
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 
 from grpo_course.gauges import health
 from grpo_course.ground.profile import PROFILES
+from tools import FOLDER
 
 CURVES = Path(__file__).parents[1] / "results" / "curves.csv"
 CPU = PROFILES["cpu"]
@@ -138,6 +138,7 @@ def train():
     from grpo_course.template import apply_template, as_prompt
     from tools.tiny import arithmetic
 
+    torch.set_num_threads(1)  # a model so small is faster so
     folder = Path(sys.argv[1])
     problems = arithmetic.make_problems(32, "grpo", 1)
     prompts = Dataset.from_list([{"prompt": as_prompt(p.question)} for p in problems])
@@ -149,7 +150,7 @@ def train():
             base, tokenizer = model.load_base_model(CPU)
             lora = model.add_adapter(base, CPU)
         field = "sft" if config_class is SFTConfig else "grpo"
-        profile = replace(CPU, **{f"{field}_learning_rate": lr})
+        profile = replace(CPU, **{f"{field}_learning_rate": min(lr, 1.0)})
         rewards = options.pop("reward", None)
         settings = {"learning_rate": lr, "logging_steps": 1, "save_steps": 2}
         settings |= common | options
@@ -233,24 +234,24 @@ def train():
 
 
 if __name__ == "__main__":
-    replies = os.fdopen(os.dup(1), "w")
-    sys.stdout = sys.stderr
-    train()
+    with Path(sys.argv[1], "replies").open("w") as replies:
+        train()
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
+def outcomes(tmp_path_factory, preloaded):
     """What came of each training: all in one process."""
-    result = subprocess.run(
-        [sys.executable, __file__, tmp_path_factory.mktemp("health")],
-        env=os.environ
-        | {"PYTHONPATH": os.pathsep.join(sys.path), "HF_HUB_OFFLINE": "1"}
-        | {"OMP_NUM_THREADS": "1"},  # a model so small is faster so
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
-    return {row["name"]: row for row in map(json.loads, result.stdout.splitlines())}
+    folder = tmp_path_factory.mktemp("health")
+    preloaded.start(
+        command=["test_robustness_health", str(folder)],
+        cwd=str(FOLDER),
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        log=str(folder / "log"),
+    ).wait()
+    rows = map(json.loads, (folder / "replies").read_text().splitlines())
+    found = {row["name"]: row for row in rows}
+    assert len(found) == 8, (folder / "log").read_text()[-4000:]
+    return found
 
 
 def test_a_healthy_training_is_left_in_peace(outcomes):
@@ -262,9 +263,9 @@ def test_a_healthy_training_is_left_in_peace(outcomes):
 @pytest.mark.parametrize(
     ("name", "saved", "hint"),
     [
-        ("sft rate", [], "COURSE_SFT_LEARNING_RATE=500"),
+        ("sft rate", [], "COURSE_SFT_LEARNING_RATE=0.5"),
         ("sft weight", ["checkpoint-2"], "COURSE_SFT_LEARNING_RATE=0.0005"),
-        ("grpo rate", [], "COURSE_GRPO_LEARNING_RATE=500"),
+        ("grpo rate", [], "COURSE_GRPO_LEARNING_RATE=0.5"),
         ("infinite reward", [], "reward function"),
         ("too few", [], "fewer rows"),
     ],

@@ -1,10 +1,10 @@
-"""What a trainer reports: progress always, SwanLab where it can start."""
+"""What a trainer reports: progress always, SwanLab where it can start.
 
-import json
+What SwanLab has is asked of its dashboard, as a browser asks it.
+"""
+
 import os
-import subprocess
 import sys
-import textwrap
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,20 +12,31 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from grpo_course.gauges import tracking
-from grpo_course.gauges.tracking import finish_tracking, sparkline, tracking_callbacks
+from grpo_course.gauges import progress, tracking
+from grpo_course.gauges.progress import sparkline
+from grpo_course.gauges.tracking import finish_tracking, tracking_callbacks
 from grpo_course.ground.profile import PROFILES
 
 CPU = PROFILES["cpu"]
 WRONG_KEY = "swan-key-that-nobody-must-see"
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """One for all tests: SwanLab's dashboard keeps to its first folder."""
+    return tmp_path_factory.mktemp("home")
+
+
 @pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("COURSE_HOME", str(tmp_path))
+def clean(home, monkeypatch):
+    monkeypatch.setenv("COURSE_HOME", str(home))
     for name in [n for n in os.environ if n.startswith(("SWANLAB_", "COURSE_TRACK"))]:
         monkeypatch.delenv(name)
-    yield tmp_path
+    monkeypatch.setenv("SWANLAB_LOG_DIR", str(home / "swanlog"))
+    yield
+    if swanlab := sys.modules.get("swanlab"):
+        if swanlab.has_run():
+            swanlab.finish()
     tracking._open = None
 
 
@@ -39,6 +50,7 @@ class Training:
         self.state = SimpleNamespace(
             global_step=len(history), max_steps=30, log_history=history
         )
+        self.state.is_world_process_zero = True
         loader = SimpleNamespace(dataset=rows)
         self._call("on_train_begin", train_dataloader=loader)
 
@@ -58,48 +70,103 @@ class Training:
             getattr(callback, event)(self.args, self.state, None, **more)
 
 
-def stage(**metrics):
+def stage(**greedy):
+    metrics = {"evaluation": {"greedy": greedy}}
     return SimpleNamespace(metrics=metrics, manifest={"stage": "grpo", "digest": "d"})
 
 
-def curves(home: Path) -> list[dict]:
-    """Of each run on disk, newest last: chart name -> {step: value}."""
-    found = []
-    for run in sorted((home / "swanlog").glob("run-*")):
-        import sqlite3
+class Dashboard:
+    """What SwanLab's dashboard has to show of the experiments made since the start."""
 
-        database = sqlite3.connect(home / "swanlog" / "runs.swanlab")
-        query = (
-            "select tag.name, tag.folder from tag join experiment on "
-            "tag.experiment_id = experiment.id where experiment.run_id = ?"
-        )
-        names = database.execute(query, [run.name]).fetchall()
-        database.close()
-        found.append({})
-        for name, folder in names:
-            lines = (run / "logs" / folder / "1000.log").read_text().splitlines()
-            entries = map(json.loads, lines)
-            found[-1][name] = {entry["index"]: entry["data"] for entry in entries}
-    return found
+    def __init__(self):
+        import swanlab
+
+        if not (tracking.stages.home() / "swanlog" / "runs.swanlab").exists():
+            tracking._init("first", "local", None)
+            swanlab.finish()
+        from fastapi.testclient import TestClient
+        from swanboard.app import app
+
+        self.client, self.known = TestClient(app), set()
+        self.known = {run["id"] for run in self.runs()}
+
+    def get(self, address: str):
+        return self.client.get(f"/api/v1/{address}").json()["data"]
+
+    def runs(self) -> list[dict]:
+        found = self.get("project")["experiments"]
+        return [run for run in found if run["id"] not in self.known]
+
+    def curves(self) -> list[dict]:
+        """Of each new experiment: name of a chart -> {step: value}."""
+        found = []
+        for run in self.runs():
+            charts = self.get(f"experiment/{run['id']}/chart")["charts"]
+            found.append({})
+            for name in [chart["name"] for chart in charts]:
+                points = self.get(f"experiment/{run['id']}/tag/{name}")["list"]
+                found[-1][name] = {int(p["index"]): p for p in points}
+        return found
 
 
-def test_disabled_tracking_leaves_the_progress_line(tmp_path, capsys):
+@pytest.fixture
+def dashboard(clean):
+    return Dashboard()
+
+
+def values(curve: dict) -> dict:
+    return {step: point["data"] for step, point in curve.items()}
+
+
+def test_disabled_tracking_leaves_the_progress_line(tmp_path, home, capsys):
     profile = replace(CPU, track="disabled")
-    names = [type(callback).__name__ for callback in tracking_callbacks(profile, "sft")]
-    assert names == ["ProgressLine", "FewFiles"]
+    before = set(home.rglob("*"))
+    (callback,) = tracking_callbacks(profile, "sft")
+    assert isinstance(callback, progress.Progress)
     Training(tmp_path / "out", "sft", profile).step()
-    finish_tracking(stage())
-    assert not (tmp_path / "swanlog").exists()
+    finish_tracking(stage(), stage())
+    assert set(home.rglob("*")) == before
 
 
 @pytest.mark.parametrize("track", ["local", "offline", "cloud"])
-def test_without_swanlab_the_training_goes_on(track, monkeypatch, capsys, tmp_path):
-    monkeypatch.setitem(sys.modules, "swanlab", None)  # importing it fails
+@pytest.mark.parametrize("missing", ["swanlab", "swanlab.integration.transformers"])
+def test_without_swanlab_the_training_goes_on(
+    track, missing, monkeypatch, capsys, tmp_path
+):
+    monkeypatch.setitem(sys.modules, missing, None)  # importing it fails
     training = Training(tmp_path / "out", profile=replace(CPU, track=track))
     training.step()
     training.end()
-    finish_tracking(stage())
-    assert capsys.readouterr().out.count("SwanLab") in (1, 2)  # cloud tries local too
+    finish_tracking(stage(), stage())
+    assert capsys.readouterr().out.count("No SwanLab") == 1
+
+
+def test_without_its_dashboard_the_training_goes_on(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "swanboard", None)  # importing it fails
+    Training(tmp_path / "out").step()
+    assert "swanlab[dashboard]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("failing", ["log", "finish"])
+def test_a_failure_on_the_way_costs_one_sentence(
+    failing, tmp_path, monkeypatch, capsys
+):
+    import swanlab
+
+    def fail(*args, **kwargs):
+        raise RuntimeError(f"the disk is full, said {WRONG_KEY}")
+
+    monkeypatch.setenv("COURSE_TRACK", "local")
+    monkeypatch.setenv("SWANLAB_API_KEY", WRONG_KEY)
+    with monkeypatch.context() as patched:
+        patched.setattr(swanlab, failing, fail)
+        training = Training(tmp_path / "out")
+        for _ in range(3):
+            training.step(reward=1.0)
+        training.end()
+        finish_tracking(stage(), stage())
+    told = capsys.readouterr().out
+    assert told.count("the disk is full") == 1 and WRONG_KEY not in told
 
 
 def test_progress_line_tells_step_and_loss(tmp_path, capsys):
@@ -120,52 +187,81 @@ def test_a_curve_in_one_line(values, curve):
     assert sparkline(values).strip() == curve
 
 
-def test_one_experiment_has_the_whole_of_an_interrupted_training(tmp_path):
+def test_one_experiment_has_the_whole_of_an_interrupted_training(
+    tmp_path, dashboard, caplog
+):
     out = tmp_path / "out"
     first = Training(out)
     for step in range(1, 6):
         first.step(reward=float(step))
+    (killed,) = dashboard.runs()
     checkpoint = first.state.log_history[:3]  # killed at step 5, saved at step 3
     second = Training(out, done=checkpoint)
     for step in range(4, 8):
-        second.step(reward=float(step), num_tokens=100.0 * step, broken=float("nan"))
+        second.step(reward=f"{step}.0", broken=float("nan"))
+    second._call("on_log", logs={"epoch": 1.0})  # the summary has nothing to show
     second.end()
-    finish_tracking(stage(evaluation={"greedy": {"accuracy": 0.75, "n": 4}}))
-    (run,) = curves(tmp_path)
-    assert run["reward"] == {step: float(step) for step in range(1, 8)}
-    assert run["evaluation/greedy/accuracy"] == {7: 0.75}
-    assert run["memory/process_gib"].keys() == run["reward"].keys()
-    assert all(speed > 0 for speed in run["tokens_per_second"].values())
-    assert "broken" not in run
+    finish_tracking(stage(accuracy=0.75, n=4), stage(accuracy=0.25))
+    (shown,) = dashboard.runs()
+    assert shown["id"] != killed["id"] and shown["status"] == 1  # finished
+    (run,) = dashboard.curves()
+    assert values(run["reward"]) == {step: float(step) for step in range(1, 8)}
+    assert values(run["evaluation/greedy/accuracy"]) == {0: 0.25, 7: 0.75}
+    assert "broken" not in run and list(run)[0] == "reward"
+    assert not {"step", "global_step"} & run.keys() and "ERROR" not in caplog.text
+    folders = [path.name for path in (tracking.stages.home() / "swanlog").iterdir()]
+    assert shown["run_id"] in folders and killed["run_id"] not in folders
 
 
-def test_two_stages_are_two_experiments(tmp_path):
+def test_two_stages_are_two_experiments(tmp_path, dashboard):
     for name in ("sft", "grpo"):
         training = Training(tmp_path / name, name)
         training.step(reward=1.0)
         training.end()
-        finish_tracking(stage())
-    assert [run["reward"] for run in curves(tmp_path)] == [{1: 1.0}, {1: 1.0}]
+        finish_tracking(stage(), stage())
+    found = [values(run["reward"]) for run in dashboard.curves()]
+    assert found == [{1: 1.0}, {1: 1.0}]
 
 
-def test_a_second_training_closes_the_first(tmp_path):
+def test_a_second_training_closes_the_first(tmp_path, dashboard):
     Training(tmp_path / "sft", "sft").step(reward=1.0)
     Training(tmp_path / "grpo", "grpo").step(reward=2.0)
-    finish_tracking(stage())
-    found = [run["reward"] for run in curves(tmp_path)]
+    finish_tracking(stage(), stage())
+    found = [values(run["reward"]) for run in dashboard.curves()]
     assert sorted(found, key=str) == [{1: 1.0}, {1: 2.0}]  # both began in one second
+    assert {run["status"] for run in dashboard.runs()} == {1}
 
 
-def test_the_configuration_is_the_profile_without_keys(tmp_path, monkeypatch):
+def test_the_configuration_is_the_profile_without_keys(
+    tmp_path, monkeypatch, dashboard
+):
     monkeypatch.setenv("COURSE_TRACK", "local")
     monkeypatch.setenv("SWANLAB_API_KEY", WRONG_KEY)
     training = Training(tmp_path / "out")
     training.step(reward=1.0)
-    finish_tracking(stage())
-    (config,) = (tmp_path / "swanlog").glob("run-*/files/config.yaml")
-    assert "max_completion_length: 128" in config.read_text()
-    for file in tmp_path.rglob("*"):
+    finish_tracking(stage(), stage())
+    (run,) = dashboard.runs()
+    config = run["config"]
+    assert config["profile"]["value"]["max_completion_length"] == 128
+    assert config["digest"]["value"] == "d"
+    home = tracking.stages.home()
+    for file in home.rglob("*"):
         assert not file.is_file() or WRONG_KEY.encode() not in file.read_bytes()
+
+
+def test_a_run_for_a_later_upload_is_kept_once(tmp_path, home):
+    def runs():
+        return set((home / "swanlog").glob("run-*"))
+
+    before, profile = runs(), replace(CPU, track="offline")
+    first = Training(tmp_path / "out", profile=profile)
+    first.step(reward=1.0)
+    (killed,) = runs() - before
+    second = Training(tmp_path / "out", profile=profile, done=first.state.log_history)
+    second.step(reward=2.0)
+    finish_tracking(stage(), stage())
+    (kept,) = runs() - before
+    assert kept != killed and list(kept.glob("*.swanlab"))
 
 
 def answer(text: str) -> list[dict]:
@@ -201,7 +297,7 @@ def test_a_table_shows_the_groups_with_rewards_and_advantages(tmp_path):
     assert "check_answer 5" in first[1] and "check_answer -1.5" in second[1]
 
 
-def test_tables_are_logged_every_few_steps_and_after_a_resume(tmp_path):
+def test_tables_are_logged_every_few_steps_and_after_a_resume(tmp_path, dashboard):
     out = tmp_path / "out"
     done = [{"step": n, "reward": 1.0, "learning_rate": 1.0} for n in range(1, 12)]
     for step in range(1, 12):
@@ -211,29 +307,23 @@ def test_tables_are_logged_every_few_steps_and_after_a_resume(tmp_path):
         training.step(reward=1.0)
         completions_file(out / "completions", step)
     training.end()
-    finish_tracking(stage())
-    (run,) = curves(tmp_path)
+    finish_tracking(stage(), stage())
+    (run,) = dashboard.curves()
     assert run["completions"].keys() == {1, 10, 20}
-    assert "6*7=42." in run["completions"][20][2]
+    assert "6*7=42." in str(run["completions"][20])
 
 
-@pytest.mark.parametrize("track", ["local", "disabled"])
-def test_a_long_training_keeps_few_files_of_completions(tmp_path, monkeypatch, track):
-    monkeypatch.setenv("COURSE_HOME", str(tmp_path))
-    folder = tmp_path / "completions"
-    folder.mkdir()
+def test_a_long_training_keeps_few_files_of_completions(tmp_path):
     args = SimpleNamespace(output_dir=str(tmp_path))
-    (few,) = [
-        callback
-        for callback in tracking.tracking_callbacks(replace(CPU, track=track), "grpo")
-        if type(callback).__name__ == "FewFiles"
-    ]
+    (tmp_path / "completions").mkdir()
+    (few, *_) = tracking_callbacks(CPU, "grpo")
+    few.on_train_begin(args, None, None)
     for step in range(1, 1001):
-        few.on_step_begin(args, SimpleNamespace(global_step=step - 1), None)
-        tracking.completions_file(folder, step).touch()
-    left = sorted(int(path.stem[-5:]) for path in folder.iterdir())
+        progress.completions_file(args, step).touch()
+        few.on_step_end(args, SimpleNamespace(global_step=step, max_steps=1000), None)
+    left = sorted(int(path.stem[-5:]) for path in (tmp_path / "completions").iterdir())
     tables = [1, *range(10, 100, 10), *range(100, 1000, 100)]
-    assert left == [*tables, *range(1000 - tracking.KEPT_FILES, 1001)]
+    assert left == [*tables, *range(1001 - progress.KEPT_FILES, 1001)]
 
 
 WRONG_SETTINGS = [
@@ -241,74 +331,83 @@ WRONG_SETTINGS = [
     {"SWANLAB_API_KEY": WRONG_KEY, "SWANLAB_API_HOST": "http://127.0.0.1:9/api"},
     {"COURSE_TRACK": "cloud", "SWANLAB_API_HOST": "http://127.0.0.1:9/api"},
 ]
-SCRIPT = """
-    import sys
-    from dataclasses import replace
-    from pathlib import Path
-    from types import SimpleNamespace
-
-    import test_tracking as helpers
-    from grpo_course.gauges.tracking import finish_tracking
-
-    track = sys.argv[2] if len(sys.argv) > 2 else "local"
-    profile = replace(helpers.CPU, track=track)
-    training = helpers.Training(Path(sys.argv[1]) / "out", profile=profile)
-    training.step(reward=1.0)
-    training.end()
-    finish_tracking(helpers.stage())
-    print("trained")
-"""
 
 
 @pytest.mark.parametrize("settings", WRONG_SETTINGS)
-def test_wrong_account_variables_cost_a_sentence(settings, tmp_path):
-    here = Path(__file__).parent
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(SCRIPT), tmp_path]
-        + ([settings["COURSE_TRACK"]] if "COURSE_TRACK" in settings else []),
-        env=os.environ | {"PYTHONPATH": f"{here}:{here.parent}/notebooks"} | settings,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "trained" in done.stdout and "SwanLab" in done.stdout
-    for text in (done.stdout, done.stderr):
-        assert WRONG_KEY not in text and "Traceback" not in text
-    for file in tmp_path.rglob("*"):
+def test_wrong_account_variables_cost_a_sentence(
+    settings, tmp_path, home, monkeypatch, capfd
+):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # it tries again and again
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    track = settings.get("COURSE_TRACK", "local")
+    training = Training(tmp_path / "out", profile=replace(CPU, track=track))
+    training.step(reward=1.0)
+    training.end()
+    finish_tracking(stage(), stage())
+    out, err = capfd.readouterr()
+    assert out.count("No SwanLab curves") == 1 and "step 1 of 30" in out
+    assert WRONG_KEY not in out + err and "Traceback" not in out + err
+    for file in [*tmp_path.rglob("*"), *home.rglob("*")]:
         assert not file.is_file() or WRONG_KEY.encode() not in file.read_bytes()
 
 
-def test_a_key_means_the_cloud_unless_something_else_is_asked_for(monkeypatch):
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """What SwanLab is asked for, without the network."""
+    import swanlab
+
+    asked = []
+
+    def init(**options):
+        asked.append((options["mode"], options["id"], options["resume"]))
+        return SimpleNamespace(id=options["id"] or "fresh")
+
+    monkeypatch.setattr(swanlab, "init", init)
+    run = SimpleNamespace(config={})
+    monkeypatch.setattr(swanlab, "get_run", lambda: run)
+    monkeypatch.setattr(swanlab, "log", lambda values, step: None)
+    return asked
+
+
+def test_a_key_means_the_cloud_unless_something_else_is_asked_for(
+    tmp_path, monkeypatch, asked
+):
     def mode(track="local"):
-        return tracking._Experiment(replace(CPU, track=track), "sft")._mode()
+        Training(tmp_path / f"out{len(asked)}", profile=replace(CPU, track=track))
+        return asked[-1][0]
 
     assert mode() == "local"
     monkeypatch.setenv("SWANLAB_API_KEY", "abc")
-    assert mode() == "cloud"
+    assert mode() == "online"
     assert mode("offline") == "offline"
     monkeypatch.setenv("COURSE_TRACK", "local")
     assert mode() == "local"
 
 
-def test_in_the_cloud_a_resumed_run_keeps_its_id(tmp_path, monkeypatch):
-    """Without the network: what SwanLab would be asked for."""
-    asked = []
-
-    def init(**options):
-        asked.append((options["mode"], options["id"], options["resume"]))
-        return SimpleNamespace(id=options["id"] or "fresh", dir=tmp_path / "run-x")
-
-    import swanlab
-
-    monkeypatch.setattr(swanlab, "init", init)
-    monkeypatch.setattr(swanlab, "log", lambda values, step: None)
+def test_in_the_cloud_a_resumed_run_keeps_its_id(tmp_path, asked):
     profile = replace(CPU, track="cloud")
     first = Training(tmp_path / "out", profile=profile)
     first.step(reward=1.0)
     Training(tmp_path / "out", profile=profile, done=first.state.log_history)
     Training(tmp_path / "other", profile=profile)
+    Training(tmp_path / "out", profile=profile)  # from its start again
     assert asked == [
         ("online", None, "never"),
         ("online", "fresh", "allow"),
         ("online", None, "never"),
+        ("online", None, "never"),
     ]
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "x", "local", "local ../..", "a b c", "local *"]
+)
+def test_a_damaged_record_is_a_new_experiment(damage, tmp_path, dashboard, capsys):
+    other = Training(tmp_path / "other")
+    other.step(reward=3.0)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / tracking.RECORD).write_text(damage)
+    Training(tmp_path / "out").step(reward=1.0)
+    assert "No SwanLab" not in capsys.readouterr().out
+    assert len(dashboard.runs()) == 2

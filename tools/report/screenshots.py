@@ -7,18 +7,22 @@ images/swanlab_sft.png, images/swanlab_grpo.png and images/swanlab_completions.p
 
 import io
 import shutil
-import sqlite3
+import socket
 import subprocess
 import sys
 import tempfile
-from contextlib import closing
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import requests
 from PIL import Image, ImageChops
 
-from grpo_course.gauges import tracking
-from tools.run import nbtools, watch
+from grpo_course.ground import stages
+from tools.run import nbtools
 
+HOST = "127.0.0.1"
 IMAGES = nbtools.ROOT / "images"
 MAX_BYTES = 200_000
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -34,40 +38,55 @@ TALL, TABLE, MENU = 6000, 470, 300  # pixels: a page, the table at its end, the 
 
 def main() -> None:
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    folder = tracking.swanlog()
+    folder = stages.home() / "swanlog"
     if not browser:
         sys.exit("No Chromium here: `sudo apt install chromium`, then try again.")
-    numbers = experiments(folder)
-    port = watch.free_port()
-    process = watch.dashboard(folder, port)
-    try:
-        address = f"http://{watch.HOST}:{port}"
-        watch.wait_for(address, process)
+    if not (folder / "runs.swanlab").is_file():
+        sys.exit(f"{folder} has no experiment yet: run the notebooks.")
+    with dashboard(folder) as address:
+        project = requests.get(f"{address}/api/v1/project", timeout=60).json()["data"]
+        numbers = newest(project["experiments"])
         for name, (experiment, height) in PICTURES.items():
             page = f"{address}/experiment/{numbers[experiment]}/chart"
             save(screenshot(browser, page, height), IMAGES / name)
         last = end_of_page(screenshot(browser, page, TALL))
         save(last, IMAGES / "swanlab_completions.png")
+
+
+@contextmanager
+def dashboard(folder: Path) -> Iterator[str]:
+    """The address of SwanLab's dashboard while it runs, as `make watch` opens it."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port = str(probe.getsockname()[1])
+    program = Path(sys.executable).with_name("swanlab")
+    command = [program, "watch", folder, "--host", HOST, "--port", port]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        while process.poll() is None:
+            with suppress(requests.ConnectionError):
+                requests.get(f"http://{HOST}:{port}", timeout=60)
+                break
+            time.sleep(0.1)
+        else:
+            sys.exit("The dashboard did not start: is swanlab[dashboard] installed?")
+        yield f"http://{HOST}:{port}"
     finally:
         process.terminate()
         process.wait()
 
 
-def experiments(folder: Path) -> dict[str, int]:
+def newest(experiments: list[dict]) -> dict[str, int]:
     """Name -> number of the newest finished experiment of each stage.
 
     Ends the program where one is missing.
     """
-    found = {}
-    if (folder / "runs.swanlab").is_file():
-        address = f"file:{folder / 'runs.swanlab'}?mode=ro"
-        with closing(sqlite3.connect(address, uri=True)) as database:
-            query = "select name, id from experiment where status = 1 order by id"
-            for name, number in database.execute(query):
-                found[name.partition("-")[0]] = number
+    done = sorted(run["id"] for run in experiments if run["status"] == 1)
+    names = {run["id"]: run["name"].partition("-")[0] for run in experiments}
+    found = {names[number]: number for number in done}
     for name in ("sft", "grpo"):
         if name not in found:
-            sys.exit(f"{folder} has no finished experiment {name}: run the notebooks.")
+            sys.exit(f"There is no finished experiment {name}: run the notebooks.")
     return found
 
 
