@@ -168,6 +168,8 @@ RIGHT = SOLUTION_START + "42" + SOLUTION_END
         (f"w{RIGHT}", (0.0, 0.0, -2.0, 3.5)),
         (f"w{REASONING_END}{SOLUTION_START}42", (0.0, 0.0, -2.0, 3.5)),
         (f"w{REASONING_END}{SOLUTION_START}42<|im_end|>", (0.0, 0.0, -2.0, 3.5)),
+        (f"w{REASONING_END}{SOLUTION_START}42</SOLUT>", (0.0, 0.0, -2.0, 3.5)),
+        (f"w{REASONING_END}{SOLUTION_START}41</ stamps 42>", (0.0, 0.0, -2.0, -1.5)),
         (f"w{REASONING_END}42{SOLUTION_END}", (0.0, 0.0, -2.0, -2.5)),
         (f"w{REASONING_END}{RIGHT}{RIGHT}", (0.0, -1.5, -2.0, -2.5)),
         (f"w{REASONING_END}{REASONING_END}{RIGHT}", (0.0, 0.0, -2.0, 3.5)),

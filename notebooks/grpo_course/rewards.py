@@ -105,10 +105,14 @@ def number_among_words(text: str) -> str:
 
 # %% ../04_reward_functions.ipynb #cell-82
 def score_number(text: str, answer: str) -> float:
-    """The score of one completion's text; see `check_numbers`."""
+    """The score of one completion's text; see `check_numbers`.
+
+    The closing tag may be missing, as where the text was cut off, or misspelt.
+    """
     if text.count(SOLUTION_START) != 1 or text.count(SOLUTION_END) > 1:
         return -2.5
-    inside = text.partition(SOLUTION_START)[2].partition(SOLUTION_END)[0]
+    rest = text.partition(SOLUTION_START)[2]
+    inside = rest.partition(SOLUTION_END if SOLUTION_END in rest else "</")[0]
     if answers_equal(inside, answer):
         return 3.5
     if not re.search(r"\d", inside):
