@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from fake_stages import fake_stage
 
 from grpo_course.gauges import evaluation
-from grpo_course.ground import data, styles
+from grpo_course.ground import data, stages, styles
 from grpo_course.ground import profile as profiles
 from tools.measure import run_experiments as tool
 from tools.report import draw_results, results, runs, tables
@@ -37,18 +38,11 @@ def write_stage(run: tool.Run, stage: str, correct=(1, 0), **metrics) -> Path:
     profile = profiles.load_profile(run.environment)
     greedy = dict.fromkeys(runs.MEASURES, 0.5) | {"n": len(correct)}
     both = {"greedy": greedy, "sampled": {"accuracy": 0.25}}
-    manifest = {
-        "stage": stage,
-        "settings": profile.settings_for(stage),
-        "facts": {"evaluation": evaluation.conditions(profile)},
-        "packages": {"python": "3", "torch": "2"},
-        "metrics": {"correct": list(correct), "evaluation": both, "samples": []}
-        | metrics,
-    }
-    folder = run.home / "stages" / stage
-    folder.mkdir(parents=True)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return folder
+    metrics = {"correct": list(correct), "evaluation": both, "samples": []} | metrics
+    metrics["conditions"] = evaluation.conditions(profile)
+    packages = {"python": "3", "torch": "2"}
+    settings = profile.settings_for(stage)
+    return fake_stage(run.home, stage, settings, packages, **metrics)
 
 
 # --- The table ------------------------------------------------------------------------
@@ -111,17 +105,20 @@ def test_a_branch_copies_what_the_run_begins_with_and_no_more():
     half = RANDOM.home / "stages" / ".sft.copy"
     half.mkdir(parents=True)
     (half / "rubbish").touch()  # a branch killed while it copied
-    tool.branch(RANDOM)
-    found = {path.name for path in (RANDOM.home / "stages").iterdir()}
-    assert found == {"base", "template", "sft"}
-    assert not (RANDOM.home / "stages" / "sft" / "rubbish").exists()
+    warm = {stage.name: stage for stage in stages.every_stage(COURSE.home)}["sft"]
+    stages.write_metrics(warm, {"correct": [1, 1]})
+    tool.branch(RANDOM, "sft")
+    found = {stage.name: stage for stage in stages.every_stage(RANDOM.home)}
+    assert found.keys() == {"base", "template", "sft"}
+    assert found["sft"].measured == {"correct": [1, 1]}
+    assert not (found["sft"].path / "rubbish").exists()
 
 
 def test_a_branch_leaves_the_stages_that_are_there():
     for stage in ("base", "template", "sft"):
         write_stage(COURSE, stage)
     own = write_stage(RANDOM, "sft", correct=(0, 0))
-    tool.branch(RANDOM)
+    tool.branch(RANDOM, "sft")
     assert RANDOM.manifest("sft")["metrics"]["correct"] == [0, 0]
     assert [path.name for path in own.iterdir()] == ["manifest.json"]
 
@@ -149,13 +146,12 @@ def test_each_seed_has_rows_of_its_own():
 
 STUB = """
 import sys, time, pathlib
+from fake_stages import fake_stage
 home, log = map(pathlib.Path, sys.argv[1:])
 with log.open("a") as file: file.write(f"+{home.name}\\n")
 time.sleep(0.3)
 if home.name == "1":
-    stage = home / "stages" / "sft"
-    stage.mkdir(parents=True)
-    (stage / "manifest.json").write_text('{"stage": "sft"}')
+    fake_stage(home, "sft", {})
 with log.open("a") as file: file.write(f"-{home.name}\\n")
 sys.exit(home.name == "1-format")
 """
@@ -169,7 +165,8 @@ def log(place, monkeypatch) -> Path:
     def stub(command, **options):
         run = tool.chosen_runs([command[-1]])[0]
         arguments = [str(run.home), str(path)]
-        return popen([sys.executable, "-c", STUB, *arguments], **options)
+        code = f"import sys; sys.path[:0] = {sys.path!r}\n{STUB}"
+        return popen([sys.executable, "-c", code, *arguments], **options)
 
     monkeypatch.setattr(tool.subprocess, "Popen", stub)
     return path
@@ -273,10 +270,10 @@ def test_pictures_and_the_readmes_table_are_made_of_the_tables(place, monkeypatc
     on_a_gpu |= {"model": draw_results.REAL_MODEL}
     curve = [on_a_gpu | {"step": step, "right": 0.5} for step in (1, 2)]
     scores = {"n": 9, "accuracy": 0.5, "ci_low": 0.4, "ci_high": 0.6, "sampled": 0.4}
-    stages = [on_a_gpu | scores | {"stage": stage} for stage in ("base", "sft", "grpo")]
-    other = [row | {"seed": 2} for row in curve + stages]
+    means = [on_a_gpu | scores | {"stage": stage} for stage in ("base", "sft", "grpo")]
+    other = [row | {"seed": 2} for row in curve + means]
     tables.write("gpu-curves.csv", [*other[:2], *curve])
-    tables.write("gpu.json", [*stages, *other[2:]])
+    tables.write("gpu.json", [*means, *other[2:]])
     monkeypatch.setattr(draw_results, "IMAGES", place / "images")
     assert [len(table) for table in draw_results.real_run()] == [3, 2]
     draw_results.main()

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from grpo_course import hub
-from grpo_course.ground import exports
+from grpo_course.ground import stages
 from grpo_course.ground.profile import PROFILES
 
 TOKEN = "hf_not-a-real-token"
@@ -23,11 +23,11 @@ def environment(tmp_path, monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path):
-    path = exports.folder("lora")
+    path = stages.home() / "stages" / "lora-0123456789ab"
     (path / "sub").mkdir(parents=True)
     (path / "adapter_model.safetensors").write_bytes(b"weights")
     (path / "sub" / "config.json").write_text("{}")
-    (path / exports.RECORD).write_text("{}")
+    (path / stages.MANIFEST).write_text("{}")
     return path
 
 
@@ -82,7 +82,7 @@ def test_an_upload_is_private_and_brings_the_card(folder):
     assert by_name["upload_file"]["path_in_repo"] == "README.md"
     assert by_name["upload_file"]["path_or_fileobj"] == b"# Card"
     assert by_name["upload_folder"]["folder_path"] == folder
-    assert exports.RECORD in by_name["upload_folder"]["ignore_patterns"]
+    assert stages.MANIFEST in by_name["upload_folder"]["ignore_patterns"]
     assert TOKEN not in repr(api.calls)
 
 

@@ -249,11 +249,12 @@ def test_a_chosen_home_and_key_are_kept(colab):
 
 def test_kaggle_uses_one_of_two_gpus_and_finds_earlier_stages(kaggle):
     stages = kaggle.root / "kaggle/input/notebooks/me/nb-01/course-home/stages"
-    for name, text in (("base", "theirs"), ("template", "theirs")):
+    for name in ("base-0123456789ab", "template-0123456789ab"):
         (stages / name).mkdir(parents=True)
-        (stages / name / "manifest.json").write_text(text)
-    (stages / "template.metrics.json").write_text("measured")
-    mine = kaggle.start / "course-home/stages/base"
+        (stages / name / "manifest.json").write_text("theirs")
+        (stages / f"{name}.metrics.json").write_text("theirs")
+    (stages / ".template.new").mkdir()
+    mine = kaggle.start / "course-home/stages/base-0123456789ab"
     mine.mkdir(parents=True)
     (mine / "manifest.json").write_text("mine")
     state = shown(kaggle.run())
@@ -261,8 +262,10 @@ def test_kaggle_uses_one_of_two_gpus_and_finds_earlier_stages(kaggle):
     assert state["COURSE_HOME"] == str(kaggle.start / "course-home")
     assert state["SWANLAB_API_KEY"] == SECRET
     assert (mine / "manifest.json").read_text() == "mine"
-    assert (mine.parent / "template/manifest.json").read_text() == "theirs"
-    assert (mine.parent / "template.metrics.json").read_text() == "measured"
+    template = mine.with_name("template-0123456789ab")
+    assert (template / "manifest.json").read_text() == "theirs"
+    assert template.with_name(f"{template.name}.metrics.json").read_text() == "theirs"
+    assert not (mine.parent / ".template.new").exists()
     assert kaggle.versions()["vllm"] == versions.pins("gpu")["vllm"]
 
 

@@ -1,12 +1,12 @@
 """Rows that runs of the notebooks leave in results/, and the README's tables."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from fake_stages import fake_stage
 
 from tools import ROOT
 from tools.measure import bench, time_course
@@ -21,10 +21,8 @@ TOOK |= {"gib_before": 50.0, "gib_peak": 61.0, "seconds_before": 31.0}
 
 
 def write_manifest(home: Path, stage: str, **metrics) -> None:
-    path = home / "stages" / stage / "manifest.json"
-    path.parent.mkdir(parents=True)
     settings = {"model_name": "/some/model", "seed": 7} | BATCH
-    path.write_text(json.dumps({"settings": settings, "metrics": metrics}))
+    fake_stage(home, stage, settings, **metrics)
 
 
 def write_home(folder: Path, usage=TOOK, seconds=(60.0, 2.0, 4.0, 3.0)) -> Path:
@@ -42,8 +40,10 @@ def write_home(folder: Path, usage=TOOK, seconds=(60.0, 2.0, 4.0, 3.0)) -> Path:
     write_manifest(folder, "grpo", usage=usage, **shared | right)
     proof = {"same completions": "3 of 4", "largest logit difference": None} | SCORES
     proof |= {"tokens a second": 50.0}
-    ways = [{"read as": way} | proof for way in ("lora", "merged_16bit")]
-    write_manifest(folder, "export", exports=ways)
+    adapter = {"read as": "the adapter"} | proof
+    for way in ("merged_16bit", "lora"):
+        rows = [{"read as": way} | proof]
+        write_manifest(folder, way, adapter=adapter, exports=rows)
     return folder
 
 
@@ -117,7 +117,7 @@ def test_a_home_gives_a_row_for_each_stage_and_each_long_step(tmp_path):
     assert [row["step"] for row in rows["gpu-usage.json"]] == ["sft", "grpo"]
     assert [row["step"] for row in rows["gpu-curves.csv"]] == [1, 2, 3, 4]
     ways = [row["read as"] for row in rows["gpu-exports.json"]]
-    assert ways == ["lora", "merged_16bit"]
+    assert ways == ["the adapter", "lora", "merged_16bit"]
     assert {row["model"] for table in rows.values() for row in table} == {"A model"}
     assert list(shown("gpu-exports.json", rows["gpu-exports.json"])["read as"]) == ways
 
@@ -155,7 +155,7 @@ def test_a_run_is_added_once_and_shown_in_the_readme(tmp_path, monkeypatch):
     for _ in range(2):
         gpu_run.main()
         counts = [len(tables.read(name)) for name in gpu_run.KEYS]
-        assert counts == [3, 2, 4, 2]
+        assert counts == [3, 2, 4, 3]
     page = (tmp_path / "README.md").read_text()
     assert page.startswith("before\n") and page.endswith("\nafter\n")
     assert page.count("<details") == 3 and "My model" in page

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from test_stages import (  # noqa: F401
     DAMAGES,
     SLOW,
+    WHOLE,
     course,
     every_file,
     finished_home,
@@ -28,11 +29,13 @@ from test_stages import (  # noqa: F401
     make,
     no_waiting_for_the_disk,
     refusal,
+    remake,
+    spoil,
     swap,
     visible,
 )
 
-from grpo_course.ground import exports, files, stages
+from grpo_course.ground import files, stages
 from grpo_course.ground.profile import PROFILES
 from grpo_course.ground.stages import NOTEBOOKS, StageError
 
@@ -91,58 +94,78 @@ def failing(first: int, last: int, number: int, work):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
 @pytest.mark.parametrize("lasting", [True, False], ids=["for good", "once"])
-@pytest.mark.parametrize("old", [True, False], ids=["replacing", "first time"])
+@pytest.mark.parametrize("start", ["first time", "mending", "measuring again"])
+@pytest.mark.parametrize("name", ["sft", "lora"])
 def test_a_disk_that_fails_at_any_write_leaves_the_stage_as_it_was(
     course,  # noqa: F811
     finished_home,  # noqa: F811
     number,
     lasting,
-    old,
+    start,
+    name,
 ):
     first, results = 0, []
     while not results or "never asked" not in results[-1]:
         first += 1
         assert first < 100
         profile = fresh(finished_home)
-        if not old:
-            shutil.rmtree(folder("sft"))
+        if start == "first time":
+            shutil.rmtree(folder(name))
+        elif start == "mending":
+            spoil(name)
         last = 10**9 if lasting else first
         results.append(
             in_child(
                 lambda first=first, last=last, profile=profile: failing(
-                    first, last, number, lambda: make("sft", profile, version=2)
+                    first, last, number, lambda: remake(name, profile, 2)
                 )
             )
         )
         try:
-            kept = stages.open_stage("sft", profile).metrics
+            kept = stages.open_stage(name, profile).measured
         except StageError as error:
-            assert not old and "missing" in str(error)
+            assert start != "measuring again" and NOTEBOOKS[name] in str(error)
             kept = None
-        before = {"accuracy": 0.5} if old else None
+        # what was measured stays beside a stage that is made again with other content
+        before = {"accuracy": 0.5} if start == "measuring again" else None
         succeeded = results[-1] == "done" or "never asked" in results[-1]
         assert kept == {"version": 2} or (kept == before and not succeeded)
         # with the disk in order again, the next run mends what was left
-        assert make("sft", profile, version=3).metrics == {"version": 3}
-        assert visible() == sorted(stages.ORDER)
+        remake(name, profile, 3)
+        assert stages.open_stage(name, profile).measured == {"version": 3}
+        assert visible() == WHOLE
     told = [r for r in results if r != "done" and "never asked" not in r]
-    assert len(told) >= 4
+    assert len(told) >= (2 if start == "measuring again" else 4)
     for sentence in told:
-        assert sentence.startswith("The stage sft ") and "\n" not in sentence
-        assert "COURSE_HOME" in sentence or NOTEBOOKS["sft"] in sentence
+        assert sentence.startswith(f"The stage {name} ") and "\n" not in sentence
+        assert "COURSE_HOME" in sentence or NOTEBOOKS[name] in sentence
 
 
-@pytest.mark.parametrize("room", [0, 1, 7, 20, 500, 1500])
+@pytest.mark.parametrize("room", [0, 1, 7, 20, 500, 1200])
 def test_a_file_that_ends_in_the_middle_is_no_stage(course, room):  # noqa: F811
     """No file may grow beyond `room` bytes: what a quota does in mid-write."""
+    spoil("sft")
 
     def write():
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
-        make("sft", course, version=2)
+        make("sft", course)
 
     assert in_child(write).startswith("The stage sft cannot be written")
-    assert stages.open_stage("sft", course).metrics == {"accuracy": 0.5}
-    assert visible() == sorted(stages.ORDER)
+    assert NOTEBOOKS["sft"] in refusal("sft", course)
+    assert visible() == WHOLE
+
+
+@pytest.mark.parametrize("room", [0, 1, 50, 120])
+def test_metrics_that_end_in_the_middle_leave_those_before(course, room):  # noqa: F811
+    stage = stages.open_stage("sft", course)
+
+    def write():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+        stages.write_metrics(stage, {"accuracy": 0.75})
+
+    assert in_child(write).startswith("The stage sft cannot be written")
+    assert stages.open_stage("sft", course) == stage
+    assert visible() == WHOLE
 
 
 def test_a_home_that_cannot_be_made_is_one_sentence(course, tmp_path, monkeypatch):  # noqa: F811
@@ -150,38 +173,13 @@ def test_a_home_that_cannot_be_made_is_one_sentence(course, tmp_path, monkeypatc
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("COURSE_HOME", str(tmp_path / "file" / "home"))
     for attempt in (
-        lambda: stages.checkpoint_dir("sft", {}, template),
-        lambda: stages.write_stage("base", parent=None, settings={}).__enter__(),
+        lambda: stages.checkpoint_dir("sft", course, template),
+        lambda: stages.write_stage("base", course).__enter__(),
+        lambda: stages.claim_checkpoints(stages.home() / "checkpoints" / "sft"),
+        lambda: stages.check_disk("lora", 2**60),
     ):
         with pytest.raises(StageError, match="COURSE_HOME"):
             attempt()
-
-
-def export(parent, text):
-    with exports.write_export("lora", parent, 0) as draft:
-        (draft / "adapter_model.safetensors").write_text(text)
-        (draft / "tokenizer.json").write_text(text)
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
-def test_a_disk_that_fails_at_any_write_leaves_no_half_export(course, number):  # noqa: F811
-    parent = stages.open_stage("grpo", course)
-    whole = [None]
-    for text in ("new", "old"):
-        export(parent, text)
-        whole.append(exports.finished("lora", parent))
-    first, result = 0, ""
-    while "never asked" not in result:
-        first += 1
-        result = in_child(
-            lambda first=first: failing(
-                first, 10**9, number, lambda: export(parent, "new")
-            )
-        )
-        assert exports.finished("lora", parent) in whole
-        export(parent, "old")  # the disk is in order again
-        assert exports.finished("lora", parent) == whole[2]
-    assert first > 4
 
 
 # --- The embedded base model, and its tokenizer ---------------------------------------
@@ -220,13 +218,15 @@ def test_a_damaged_base_model_makes_no_stage(
     damage = data.draw(st.sampled_from(damages), label="damage")
     damage(path, data)
     hidden = [p for p in path.parent.iterdir() if p.name.startswith(".")]
+    made = (root / "home" / "stages").is_dir()
     if hidden:
         return  # a hidden file is no part of a model
     for attempt in (make, lambda name, profile: stages.check_base_model(profile)):
         with pytest.raises(StageError) as error:
             attempt("base", profile)
         assert path.name in str(error.value) or damage.__name__ in ("add", "rename")
-    assert not (root / "home" / "stages" / "base").exists() or refusal("base")
+    assert refusal("base", profile)
+    assert (root / "home" / "stages").is_dir() == made
 
 
 def test_the_embedded_model_is_the_listed_one():

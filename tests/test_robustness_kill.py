@@ -23,6 +23,7 @@ from pathlib import Path
 
 import pytest
 
+from grpo_course.ground import stages
 from tools.run import nbtools
 
 SECRET = "hf_PlantedTokenThatMustNotGetOut0003"
@@ -46,7 +47,7 @@ SETTINGS = {
 }
 # What a log says of the machine and not of the model, or depends on that.
 CLOCK = {"step_time", "minutes", "seconds_before", "tokens a second"}
-CLOCK |= {"exports.csv", "seal"}
+CLOCK |= {"seal"}
 END = "(the notebook is through)"
 
 
@@ -131,14 +132,12 @@ def contents(folder: Path) -> dict[str, str]:
     """sha256 of each file; of a manifest by its values, without those of the clock."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name not in CLOCK and path.suffix != ".lock":
+        if path.is_file() and path.suffix != ".lock":
             name, raw = str(path.relative_to(folder)), {"": path.read_bytes()}
-            if path.name == "manifest.json":
-                manifest = without_clock(json.loads(raw[""]))
-                if manifest["stage"] == "export":
-                    del manifest["digest"]  # of exports.csv, too
-                manifest |= manifest.pop("metrics")
-                raw = {f": {k}": repr(v).encode() for k, v in manifest.items()}
+            if path.name == "manifest.json" or path.name.endswith(".metrics.json"):
+                told = without_clock(json.loads(raw[""]))
+                told |= told.pop("metrics")
+                raw = {f": {k}": repr(v).encode() for k, v in told.items()}
             for key, value in raw.items():
                 found[name + key] = hashlib.sha256(value).hexdigest()
     return found
@@ -151,8 +150,8 @@ def without_clock(value):
 
 
 def log_of(home: Path, stage: str) -> list[dict]:
-    manifest = json.loads((home / "stages" / stage / "manifest.json").read_text())
-    return without_clock(manifest["metrics"]["log_history"])
+    latest = {found.name: found for found in stages.every_stage(home)}[stage]
+    return without_clock(latest.metrics["log_history"])
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +194,6 @@ def kill_and_run(server, undisturbed, seed: int, kills: dict[str, list]) -> list
             home = shutil.move(home, server.folder / f"elsewhere-{seed}")
         server.run(home, notebook)
     assert contents(home / "stages") == contents(calm / "stages")
-    assert contents(home / "exports") == contents(calm / "exports")
     for stage in ("sft", "grpo"):
         assert log_of(home, stage) == log_of(calm, stage)
     files = [path for path in server.folder.rglob("*") if path.is_file()]

@@ -49,8 +49,7 @@ def test_a_planted_secret_is_found_where_it_is(tmp_path):
 
 def test_a_manifest_holds_no_secret(planted, tmp_path, monkeypatch):
     monkeypatch.setenv("COURSE_HOME", str(tmp_path))
-    settings = PROFILES["cpu"].settings_for("base")
-    with stages.write_stage("base", parent=None, settings=settings) as draft:
+    with stages.write_stage("base", PROFILES["cpu"]) as draft:
         (draft.path / "adapter_model.safetensors").write_text("x")
     assert list(tmp_path.rglob("manifest.json")) and not leaks(tmp_path)
 

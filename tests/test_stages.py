@@ -1,11 +1,13 @@
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,35 +17,40 @@ from safetensors.numpy import save_file
 
 from grpo_course.ground import files, stages
 from grpo_course.ground.profile import PROFILES
-from grpo_course.ground.stages import NOTEBOOKS, ORDER, StageError
+from grpo_course.ground.stages import NOTEBOOKS, StageError
+
+ORDER = [*stages.ORDER, "lora"]  # and an export, which is a stage like the others
+BEFORE = dict(zip(ORDER, [None, *ORDER], strict=False))
 
 SLOW = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def make(name, profile, *, content="", **metrics):
-    """What the notebook of a stage does: open the parent, write the stage, open it."""
-    before = ORDER[ORDER.index(name) - 1] if name != "base" else None
-    parent = stages.open_stage(before, profile) if before else None
-    given = profile.settings_for(name)
-    with stages.write_stage(name, parent=parent, settings=given, note="x") as draft:
+    """What the notebook of a stage does: open the parent, write the stage, measure."""
+    parent = opened(BEFORE[name], profile)
+    with stages.write_stage(name, profile, parent) as draft:
         (draft.path / "adapter_model.safetensors").write_bytes(
             f"weights of {name} {content}".encode()
         )
         (draft.path / "adapter_config.json").write_text('{"r": 32}' + name)
         (draft.path / "tokenizer").mkdir()
         (draft.path / "tokenizer" / "tokenizer.json").write_text("[]" + name)
-        draft.metrics.update(metrics or {"accuracy": 0.5})
+        draft.metrics["losses"] = [0.5, 0.25]
+    stage = stages.finished(name, profile, parent)
+    stages.write_metrics(stage, metrics or {"accuracy": 0.5})
     return stages.open_stage(name, profile)
 
 
 def run_all(profile):
     """Run every notebook; a finished stage is used as it is."""
-    stage = None
     for name in ORDER:
-        wanted = profile.settings_for(name)
-        stage = stages.finished(name, parent=stage, settings=wanted)
-        stage = stage or make(name, profile)
-    return stage
+        parent = opened(BEFORE[name], profile)
+        stage = stages.finished(name, profile, parent)
+        if not stage:
+            stage = make(name, profile)
+        if stage.measured is None:
+            stages.write_metrics(stage, {"accuracy": 0.5})
+    return stages.open_stage(ORDER[-1], profile)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -83,10 +90,17 @@ def fresh(finished_home):
 
 
 def folder(name) -> Path:
-    return stages.home() / "stages" / name
+    """The folder of a stage; there is one of each name."""
+    (found,) = (stages.home() / "stages").glob(f"{name}-{'[0-9a-f]' * 12}")
+    return found
 
 
-def refusal(name, profile=None) -> str:
+def opened(name, profile):
+    """The opened stage; None is the parent of the first one."""
+    return stages.open_stage(name, profile) if name else None
+
+
+def refusal(name, profile) -> str:
     with pytest.raises(StageError) as error:
         stages.open_stage(name, profile)
     message = str(error.value)
@@ -95,8 +109,13 @@ def refusal(name, profile=None) -> str:
 
 
 def visible() -> list[str]:
-    """Everything in the stages' folder but the locks."""
-    return sorted(p.name for p in folder("").iterdir() if p.suffix != ".lock")
+    """Everything in the stages' folder but the locks, without digests."""
+    found = (stages.home() / "stages").iterdir()
+    names = (re.sub("-[0-9a-f]{12}", "", path.name) for path in found)
+    return sorted(name for name in names if not name.endswith(".lock"))
+
+
+WHOLE = sorted([*ORDER, *(f"{name}.metrics.json" for name in ORDER)])
 
 
 # --- Damage: whatever is done to any file of any stage, opening refuses
@@ -104,6 +123,22 @@ def visible() -> list[str]:
 
 def every_file(name):
     return sorted(p for p in folder(name).rglob("*") if p.is_file())
+
+
+def metrics_file(name) -> Path:
+    return folder(name).with_name(folder(name).name + ".metrics.json")
+
+
+def meaning(path):
+    """A manifest by its values, since blanks in it say nothing; else a file's bytes."""
+    try:
+        return (
+            json.loads(path.read_bytes())
+            if path.suffix == ".json"
+            else path.read_bytes()
+        )
+    except (OSError, ValueError):
+        return None
 
 
 def flip(path, data):
@@ -165,15 +200,50 @@ def test_damage_to_any_file_is_refused_and_mended(course, finished_home, data):
     name = data.draw(st.sampled_from(ORDER), label="stage")
     path = data.draw(st.sampled_from(every_file(name)), label="file")
     damage = data.draw(st.sampled_from(DAMAGES), label="damage")
+    said, others = meaning(path), set(path.parent.iterdir())
     damage(path, data)
+    if path.name == "manifest.json" and said == meaning(path):
+        if damage not in (into_link, add) and set(path.parent.iterdir()) == others:
+            return
 
-    message = refusal("export")
+    message = refusal("lora", profile)
     assert any(notebook in message for notebook in NOTEBOOKS.values())
     if damage is not swap:
         assert f"stage {name} " in message and NOTEBOOKS[name] in message
-    assert stages.finished(name, parent=None, settings={}) is None
+        parent = opened(BEFORE[name], profile)
+        assert stages.finished(name, profile, parent) is None
     run_all(profile)
-    stages.open_stage("export", profile)
+
+
+MEASURED_ANEW = [flip, truncate, insert, remove, rename, into_folder, swap]
+
+
+@given(data=st.data())
+@settings(SLOW, max_examples=60)
+def test_damaged_metrics_are_measured_again_and_the_stage_stays(
+    course, finished_home, data
+):
+    profile = fresh(finished_home)
+    name = data.draw(st.sampled_from(ORDER), label="stage")
+    path, said = metrics_file(name), meaning(metrics_file(name))
+    damage = data.draw(st.sampled_from(MEASURED_ANEW), label="damage")
+    damage(path, data)
+    if damage is swap or meaning(path) == said:
+        return
+    before = {file: file.read_bytes() for file in every_file(name)}
+    message = refusal("lora", profile)
+    assert path.name in message and NOTEBOOKS[name] in message
+    parent = opened(BEFORE[name], profile)
+    stage = stages.finished(name, profile, parent)
+    assert stage.measured is None and stage.metrics == {"losses": [0.5, 0.25]}
+    assert stages.write_metrics(stage, {"accuracy": 1.0}).metrics["accuracy"] == 1.0
+    assert stages.open_stage("lora", profile)
+    assert {file: file.read_bytes() for file in every_file(name)} == before
+
+
+def test_metrics_of_another_stage_are_not_taken_for_this_ones(course):
+    shutil.copy(metrics_file("sft"), metrics_file("grpo"))
+    assert NOTEBOOKS["grpo"] in refusal("lora", course)
 
 
 def leaves(value, path=()):
@@ -194,7 +264,7 @@ JSON = st.recursive(
 @given(data=st.data())
 @settings(SLOW, max_examples=100)
 def test_an_edited_manifest_is_refused(course, finished_home, data):
-    fresh(finished_home)
+    profile = fresh(finished_home)
     name = data.draw(st.sampled_from(ORDER), label="stage")
     path = folder(name) / "manifest.json"
     manifest = json.loads(path.read_text())
@@ -213,7 +283,7 @@ def test_an_edited_manifest_is_refused(course, finished_home, data):
     else:
         inner["added"] = new
     path.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-    assert NOTEBOOKS[name] in refusal("export")
+    assert NOTEBOOKS[name] in refusal("lora", profile)
 
 
 @pytest.mark.parametrize(
@@ -225,10 +295,10 @@ def test_any_other_bytes_as_manifest_are_refused(course, raw):
     assert NOTEBOOKS["sft"] in refusal("sft", course)
 
 
-def test_a_rewritten_manifest_with_the_same_meaning_is_refused(course):
+def test_a_rewritten_manifest_with_the_same_meaning_is_the_same(course):
     path = folder("sft") / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text())))
-    assert NOTEBOOKS["sft"] in refusal("sft", course)
+    assert stages.open_stage("sft", course).name == "sft"
 
 
 @given(st.permutations(ORDER))
@@ -236,35 +306,35 @@ def test_a_rewritten_manifest_with_the_same_meaning_is_refused(course):
 def test_exchanged_stage_folders_are_refused(course, finished_home, order):
     if order == ORDER:
         return
-    fresh(finished_home)
-    for name in ORDER:
-        folder(name).rename(folder(name + "-moved"))
+    profile = fresh(finished_home)
+    folders = {name: folder(name) for name in ORDER}
+    for path in folders.values():
+        path.rename(path.with_suffix(".moved"))
     for name, other in zip(ORDER, order, strict=True):
-        folder(name + "-moved").rename(folder(other))
-    refusal("export")
+        folders[name].with_suffix(".moved").rename(folders[other])
+    refusal("lora", profile)
 
 
 @pytest.mark.parametrize("name", ORDER)
 @pytest.mark.parametrize("kind", ["missing", "file", "link", "empty", "dead link"])
 def test_a_stage_that_is_no_folder_is_refused_and_mended(course, name, kind):
-    moved = stages.home() / "moved"
-    folder(name).rename(moved)
+    path, moved = folder(name), stages.home() / "moved"
+    path.rename(moved)
     if kind == "file":
-        folder(name).write_text("x")
+        path.write_text("x")
     elif kind == "empty":
-        folder(name).mkdir()
+        path.mkdir()
     elif kind != "missing":
-        folder(name).symlink_to(moved if kind == "link" else "/no/such")
-    assert NOTEBOOKS[name] in refusal("export", course)
+        path.symlink_to(moved if kind == "link" else "/no/such")
+    assert NOTEBOOKS[name] in refusal("lora", course)
     run_all(course)
-    stages.open_stage("export", course)
-    assert visible() == sorted(ORDER)
+    assert visible() == WHOLE
     assert moved.is_dir()
 
 
 def test_a_link_to_a_folder_inside_a_stage_is_refused(course):
     (folder("sft") / "linked").symlink_to(folder("base"))
-    assert NOTEBOOKS["sft"] in refusal("sft")
+    assert NOTEBOOKS["sft"] in refusal("sft", course)
 
 
 @pytest.mark.parametrize("name", ["../base/x", "/etc/hostname", "a/../../base/x"])
@@ -273,7 +343,7 @@ def test_a_manifest_that_lists_files_elsewhere_is_refused(course, name):
     manifest = json.loads(path.read_text())
     manifest["files"][name] = {"sha256": "0" * 64, "size": 1}
     path.write_bytes(files.json_bytes(stages._sealed(manifest)))  # a forged seal
-    assert NOTEBOOKS["sft"] in refusal("sft")
+    assert NOTEBOOKS["sft"] in refusal("sft", course)
 
 
 def test_a_forged_stage_is_refused_by_the_stage_after_it(course):
@@ -284,8 +354,12 @@ def test_a_forged_stage_is_refused_by_the_stage_after_it(course):
     manifest["files"]["adapter_model.safetensors"] = entry
     forged = files.json_bytes(stages._sealed(manifest))
     (folder_ / "manifest.json").write_bytes(forged)
-    stages.open_stage("template")
-    assert NOTEBOOKS["sft"] in refusal("sft")
+    metrics_file("template").unlink()
+    stages.write_metrics(
+        stages.finished("template", course, opened("base", course)), {}
+    )
+    stages.open_stage("template", course)
+    assert NOTEBOOKS["sft"] in refusal("sft", course)
 
 
 def test_a_stage_of_another_course_is_refused(course, tmp_path, monkeypatch):
@@ -294,9 +368,10 @@ def test_a_stage_of_another_course_is_refused(course, tmp_path, monkeypatch):
     make("base", course, content="of another course")
     make("template", course)
     make("sft", course)
-    shutil.rmtree(here / "stages" / "sft")
-    shutil.copytree(folder("sft"), here / "stages" / "sft")
+    theirs = folder("sft")
     monkeypatch.setenv("COURSE_HOME", str(here))
+    shutil.rmtree(folder("sft"))
+    shutil.copytree(theirs, here / "stages" / theirs.name)
     assert NOTEBOOKS["sft"] in refusal("sft", course)
 
 
@@ -308,7 +383,7 @@ def test_a_stage_before_its_parent_is_refused_and_nothing_written(
 ):
     monkeypatch.setenv("COURSE_HOME", str(tmp_path / "home"))
     assert NOTEBOOKS["base"] in refusal("grpo", PROFILES["cpu"])
-    assert stages.finished("base", parent=None, settings={}) is None
+    assert stages.finished("base", PROFILES["cpu"]) is None
     assert not stages.home().exists()
 
 
@@ -323,17 +398,19 @@ def test_a_stage_before_its_parent_is_refused_and_nothing_written(
 )
 def test_other_settings_are_refused_where_they_first_matter(course, field, notebook):
     other = replace(course, **{field: 7})
-    message = refusal("export", other)
+    message = refusal("lora", other)
     assert field in message and f"run {notebook}_" in message
+    kept = {path: path.read_bytes() for path in every_file("sft")}
     run_all(other)
-    stages.open_stage("export", other)
-    assert field in refusal("export", course)
+    stages.open_stage("lora", other)
+    stages.open_stage("grpo", course)  # who goes back finds all as it was
+    assert {path: path.read_bytes() for path in kept} == kept
 
 
 @pytest.mark.parametrize("field", ["eval_problems", "save_steps", "eval_batch_size"])
 def test_settings_without_effect_on_a_stage_do_not_refuse_it(course, field):
     other = replace(course, **{field: 7})
-    assert stages.open_stage("export", other).name == "export"
+    assert stages.open_stage("lora", other).name == "lora"
 
 
 def test_a_changed_base_model_is_refused(course, tmp_path):
@@ -344,12 +421,12 @@ def test_a_changed_base_model_is_refused(course, tmp_path):
     (model / "README.md").write_text("a model card is no weight")
     (model / ".cache").mkdir()
     (model / ".cache" / "lock").write_text("")
-    stages.open_stage("export", local)
+    stages.open_stage("lora", local)
     (model / "model.safetensors").write_bytes(b"other weights")
-    assert NOTEBOOKS["base"] in refusal("export", local)
+    assert NOTEBOOKS["base"] in refusal("lora", local)
     run_all(local)
     shutil.rmtree(model)
-    assert NOTEBOOKS["base"] in refusal("export", local)
+    assert NOTEBOOKS["base"] in refusal("lora", local)
 
 
 def download(cache: Path, revision: str) -> None:
@@ -372,11 +449,12 @@ def test_a_hub_model_is_known_by_the_revision_that_was_downloaded(
     stages.check_base_model(hub)
     download(cache, "a" * 40)
     run_all(hub)
-    assert stages.open_stage("base").manifest["base_model"]["revision"] == "a" * 40
+    model = stages.open_stage("base", hub).manifest["base_model"]
+    assert model["revision"] == "a" * 40
     shutil.rmtree(cache)  # another machine, which has not downloaded it yet
-    stages.open_stage("export", hub)
+    stages.open_stage("lora", hub)
     download(cache, "b" * 40)  # the model was changed on the hub
-    assert NOTEBOOKS["base"] in refusal("export", hub)
+    assert NOTEBOOKS["base"] in refusal("lora", hub)
 
 
 @pytest.mark.parametrize("name", ["./nothing", "models/tiny-qwen4"])
@@ -385,41 +463,111 @@ def test_a_model_that_is_not_there_is_one_sentence(name):
         stages.check_base_model(replace(PROFILES["cpu"], model_name=name))
 
 
-def test_a_stage_made_again_with_the_same_result_keeps_its_children(course):
-    digest = stages.open_stage("sft").digest
-    assert make("sft", course, minutes=9.0).digest == digest
-    assert stages.open_stage("export", course).name == "export"
-    assert make("sft", course, content="retrained").digest != digest
-    assert NOTEBOOKS["grpo"] in refusal("export", course)
+def test_a_template_of_another_form_is_another_stage(course):
+    other = replace(course, template="qwen3")
+    assert stages.open_stage("base", other) == stages.open_stage("base", course)
+    for name in ORDER[1:]:
+        message = refusal(name, other)
+        assert "template='course'" in message and NOTEBOOKS["template"] in message
+
+
+def test_a_damaged_stage_made_again_with_the_same_result_keeps_its_children(course):
+    digest = stages.open_stage("sft", course).digest
+    for content in ("", "retrained"):
+        every_file("sft")[0].unlink()
+        again = make("sft", course, content=content, minutes=9.0)
+        assert (again.digest == digest) == (not content)
+    assert NOTEBOOKS["grpo"] in refusal("lora", course)
+
+
+def test_a_whole_stage_is_never_written_again(course):
+    before = {path: path.read_bytes() for path in every_file("sft")}
+    make("sft", course, content="retrained")
+    assert {path: path.read_bytes() for path in every_file("sft")} == before
+    assert visible() == WHOLE
+
+
+def test_other_facts_make_another_stage_and_the_one_used_last_is_opened(course, caplog):
+    parent, given = stages.open_stage("template", course), {}
+    for data in ("a", "b"):
+        assert stages.finished("sft", course, parent, data=data) is None
+        with stages.write_stage("sft", course, parent, data=data) as draft:
+            (draft.path / "adapter_model.safetensors").write_text(data)
+        given[data] = stages.finished("sft", course, parent, data=data)
+        stages.write_metrics(given[data], {})
+    assert "was made with other data" in caplog.text
+    assert stages.open_stage("sft", course).path == given["b"].path
+    assert NOTEBOOKS["grpo"] in refusal("grpo", course)
+    assert stages.finished("sft", course, parent, data="a").path == given["a"].path
+    assert stages.open_stage("sft", course).path == given["a"].path
+    folders = {stages.checkpoint_dir("sft", course, parent, data=d) for d in "ab"}
+    assert len(folders) == 2
+
+
+def test_old_stages_are_let_go_and_the_reader_is_told(course, caplog):
+    profiles = [replace(course, sft_epochs=n) for n in range(4, 9)]
+    for profile in profiles:
+        make("sft", profile)
+        stages.open_stage("sft", course)  # stays, for it is used
+    for profile in (course, *profiles[-2:]):
+        stages.open_stage("sft", profile)
+    for profile in profiles[:-2]:
+        refusal("sft", profile)
+    removed = [r.message for r in caplog.records if "Removed" in r.message]
+    assert len(removed) == 3 and all("Removed sft-" in line for line in removed)
+    names = [name for name in visible() if name.startswith("sft")]
+    assert names == ["sft"] * 3 + ["sft.metrics.json"] * 3
+
+
+def test_only_the_latest_export_stays_for_they_are_large(course):
+    for steps in (7, 8):
+        run_all(replace(course, grpo_steps=steps))
+    assert [name for name in visible() if name.startswith("lora")] == [
+        "lora",
+        "lora.metrics.json",
+    ]
+
+
+def test_what_somebody_keeps_beside_the_stages_stays(course):
+    own = stages.home() / "stages" / "sft-of-yesterday"
+    shutil.copytree(folder("sft"), own)
+    for n in range(4, 9):
+        make("sft", replace(course, sft_epochs=n))
+    assert own.is_dir()
 
 
 @pytest.mark.parametrize("name", ORDER)
 def test_only_the_stage_before_is_a_parent(course, name):
-    before = dict(zip(ORDER, [None, *ORDER], strict=False))[name]
     for parent in [None, *ORDER]:
-        if parent != before:
-            opened = stages.open_stage(parent) if parent else None
-            writing = stages.write_stage(name, parent=opened, settings={})
+        if parent != BEFORE[name]:
+            writing = stages.write_stage(name, course, opened(parent, course))
             with pytest.raises(StageError), writing:
                 pass
 
 
 def test_a_finished_stage_is_not_made_again_and_a_refused_one_says_why(course, caplog):
     parent = stages.open_stage("template", course)
-    wanted = course.settings_for("sft")
-    assert stages.finished("sft", parent=parent, settings=wanted).name == "sft"
+    assert stages.finished("sft", course, parent).name == "sft"
     assert not caplog.records
-    other = wanted | {"sft_epochs": 9}
-    assert stages.finished("sft", parent=parent, settings=other) is None
+    other = replace(course, sft_epochs=9)
+    assert stages.finished("sft", other, parent) is None
     assert "sft_epochs" in caplog.text
 
 
+def test_tools_walk_all_stages_with_their_metrics(course):
+    make("grpo", replace(course, grpo_steps=7), accuracy=0.75)
+    (folder("template") / "manifest.json").write_text("{}")
+    found = stages.every_stage(stages.home())
+    assert sorted(s.name for s in found) == ["base", "grpo", "grpo", "lora", "sft"]
+    assert found[-1].metrics == {"losses": [0.5, 0.25], "accuracy": 0.75}
+    assert stages.every_stage(stages.home() / "nothing") == []
+
+
 def test_the_manifest_says_what_the_stage_is(course):
-    stage = make("grpo", course, accuracy=0.75)
+    stage = stages.open_stage("grpo", course)
     manifest = stage.manifest
-    assert stage.metrics == {"accuracy": 0.75}
-    assert manifest["facts"] == {"note": "x"}
-    assert manifest["parent"]["digest"] == stages.open_stage("sft").digest
+    assert stage.metrics == {"losses": [0.5, 0.25], "accuracy": 0.5}
+    assert manifest["parent"] == stages.open_stage("sft", course).digest
     assert manifest["settings"] == course.settings_for("grpo")
     assert {"python", "torch", "trl", "unsloth"} <= manifest["packages"].keys()
     assert manifest["base_model"]["name"] == course.model_name
@@ -433,17 +581,15 @@ class Stop(BaseException):
     """Stands for a KeyboardInterrupt."""
 
 
-@pytest.mark.parametrize("name", ["sft", "grpo"])
 @pytest.mark.parametrize("flaw", ["error", "stop", "nan", "object", "link", "nothing"])
-def test_a_failed_write_leaves_what_was_there(course, name, flaw):
-    before = stages.open_stage(name, course)
-    parent = stages.open_stage(ORDER[ORDER.index(name) - 1], course)
+def test_a_failed_write_leaves_nothing(course, flaw):
+    other = replace(course, sft_epochs=9)
+    parent = stages.open_stage("template", course)
     thrown = {"error": OSError, "stop": Stop}.get(flaw)
     expected = Stop if flaw == "stop" else StageError
-    given = course.settings_for(name)
     with (
         pytest.raises(expected),
-        stages.write_stage(name, parent=parent, settings=given) as draft,
+        stages.write_stage("sft", other, parent) as draft,
     ):
         if flaw != "nothing":
             (draft.path / "adapter_model.safetensors").write_text("new")
@@ -453,25 +599,16 @@ def test_a_failed_write_leaves_what_was_there(course, name, flaw):
             (draft.path / "link").symlink_to("/etc/hostname")
         values = {"nan": float("nan"), "object": object()}
         draft.metrics.update({"x": values[flaw]} if flaw in values else {})
-    assert stages.open_stage(name, course) == before
-    assert visible() == sorted(ORDER)
+    assert "sft_epochs" in refusal("sft", other)
+    assert visible() == WHOLE
 
 
-@pytest.mark.parametrize("fails", [1, 2])
-def test_a_failed_rename_leaves_the_old_stage(course, fails):
-    calls = []
-
-    def replace_or_fail(source, target):
-        calls.append(source)
-        if len(calls) == fails:
-            raise OSError("disk error")
-        os.rename(source, target)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(StageError):
-        patch.setattr(os, "replace", replace_or_fail)
-        make("sft", course, content="new", version=2)
-    assert stages.open_stage("sft", course).metrics == {"accuracy": 0.5}
-    assert visible() == sorted(ORDER)
+@pytest.mark.parametrize("value", [float("nan"), object()])
+def test_metrics_that_are_not_plain_leave_those_that_were_there(course, value):
+    stage = stages.open_stage("sft", course)
+    with pytest.raises(StageError, match="plain JSON"):
+        stages.write_metrics(stage, {"accuracy": value})
+    assert stages.open_stage("sft", course) == stage
 
 
 def killed_at(event_number, work) -> bool:
@@ -497,37 +634,60 @@ def killed_at(event_number, work) -> bool:
     return os.WIFSIGNALED(status)
 
 
-@pytest.mark.parametrize("old", [True, False], ids=["replacing", "first time"])
-def test_killed_anywhere_the_stage_is_whole_or_as_before(course, finished_home, old):
+def spoil(name):
+    """Damage a stage, so that it has to be made again."""
+    every_file(name)[0].write_text("damaged")
+
+
+def remake(name, profile, version):
+    """What a notebook does: write the stage if it is not finished, then measure."""
+    parent = opened(BEFORE[name], profile)
+    stage = stages.finished(name, profile, parent)
+    if not stage:
+        with stages.write_stage(name, profile, parent) as draft:
+            (draft.path / "adapter_model.safetensors").write_text(f"version {version}")
+        stage = stages.finished(name, profile, parent)
+    stages.write_metrics(stage, {"version": version})
+
+
+@pytest.mark.parametrize("start", ["first time", "mending", "measuring again"])
+def test_killed_anywhere_the_stage_is_whole_or_as_before(course, finished_home, start):
     profile, event, seen = course, 0, set()
     killed = True
     while killed:
         event += 1
         fresh(finished_home)
-        if not old:
+        if start == "first time":
             shutil.rmtree(folder("sft"))
-        killed = killed_at(event, lambda: make("sft", profile, version=2))
+            metrics = (stages.home() / "stages").glob("sft-*.metrics.json")
+            [path.unlink() for path in metrics]
+        elif start == "mending":
+            spoil("sft")
+        killed = killed_at(event, lambda: remake("sft", profile, 2))
         try:
-            seen.add(str(stages.open_stage("sft", profile).metrics))
+            stage = stages.open_stage("sft", profile)
+            seen.add(str(stage.measured))
         except StageError as error:
-            assert not old and "missing" in str(error)
-            seen.add("absent")
-        if event % 5 == 0:  # the next write works, and clears what was left
-            assert make("sft", profile, version=3).metrics == {"version": 3}
-            assert visible() == sorted(ORDER)
-    before = "{'accuracy': 0.5}" if old else "absent"
+            assert start != "measuring again" and NOTEBOOKS["sft"] in str(error)
+            seen.add("refused")
+        if event % 5 == 0:  # the next run works, and clears what was left
+            remake("sft", profile, 3)
+            assert stages.open_stage("sft", profile).measured == {"version": 3}
+            assert visible() == WHOLE
+    before = "{'accuracy': 0.5}" if start == "measuring again" else "refused"
     assert seen == {before, "{'version': 2}"}
-    assert event > 20
+    assert event > 10
 
 
-def test_a_second_process_is_refused_until_the_first_is_dead(course):
+def test_a_second_process_is_refused_until_the_first_is_dead(course, monkeypatch):
+    monkeypatch.setattr(stages, "WAIT", 0)
+    shutil.rmtree(folder("sft"))
     ready, told = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
             parent = stages.open_stage("template", course)
-            given = course.settings_for("sft")
-            with stages.write_stage("sft", parent=parent, settings=given) as draft:
+            with stages.write_stage("sft", course, parent) as draft:
                 (draft.path / "adapter_model.safetensors").write_text("half")
                 os.write(told, b"x")
                 signal.pause()
@@ -537,17 +697,17 @@ def test_a_second_process_is_refused_until_the_first_is_dead(course):
         os.read(ready, 1)
         with pytest.raises(StageError, match="another process"):
             make("sft", course)
-        assert stages.open_stage("sft", course).metrics == {"accuracy": 0.5}
-        make("grpo", course)  # another stage is free
+        make("base", replace(course, seed=9))  # another stage is free
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-    assert make("sft", course, version=2).metrics == {"version": 2}
-    assert visible() == sorted(ORDER)
+    assert make("sft", course, version=2).metrics["version"] == 2
+    assert [name for name in visible() if name.startswith(".")] == []
 
 
 def test_many_writers_leave_one_whole_stage(course):
     """Each of three processes writes until it has got through five times."""
+    spoil("sft")
 
     def write_five():
         done = 0
@@ -556,9 +716,7 @@ def test_many_writers_leave_one_whole_stage(course):
                 make("sft", course, content=str(os.getpid()), version=done)
                 done += 1
             except StageError as error:
-                if "another process" not in str(error):
-                    # its own stage may be replaced by the time it is opened again
-                    assert "sft" in str(error)
+                assert "another process" in str(error)
 
     children = []
     for _ in range(3):
@@ -572,7 +730,7 @@ def test_many_writers_leave_one_whole_stage(course):
         children.append(pid)
     assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0, 0]
     assert "version" in stages.open_stage("sft", course).metrics
-    assert visible() == sorted(ORDER)
+    assert visible() == WHOLE
 
 
 # --- Checkpoints
@@ -590,20 +748,37 @@ def checkpoint(root, step):
 
 
 def test_each_setting_and_parent_has_its_own_checkpoints(course):
-    template, sft = stages.open_stage("template"), stages.open_stage("sft")
-    wanted = course.settings_for("sft")
-    path = stages.checkpoint_dir("sft", wanted, template)
-    assert path == stages.checkpoint_dir("sft", dict(wanted), template)
+    template, sft = (stages.open_stage(name, course) for name in ("template", "sft"))
+    path = stages.checkpoint_dir("sft", course, template)
+    assert path == stages.checkpoint_dir("sft", replace(course), template)
     assert path.is_dir() and stages.latest_checkpoint(path) is None
+
+    def changed(name):
+        settings = course.settings_for("sft") | {name: "another"}
+        return SimpleNamespace(settings_for=lambda stage: settings)
+
+    fields = list(course.settings_for("sft"))
     others = {
-        stages.checkpoint_dir("sft", wanted, sft),
-        stages.checkpoint_dir("grpo", wanted, template),
-        *(
-            stages.checkpoint_dir("sft", wanted | {name: "another"}, template)
-            for name in wanted
-        ),
+        stages.checkpoint_dir("sft", course, sft),
+        stages.checkpoint_dir("grpo", course, template),
+        stages.checkpoint_dir("sft", course, template, data="x"),
+        *(stages.checkpoint_dir("sft", changed(name), template) for name in fields),
     }
-    assert len(others) == len(wanted) + 2 and path not in others
+    assert len(others) == len(fields) + 3 and path not in others
+
+
+def claimed(path, **options):
+    """What a notebook does right before the training."""
+    stages.claim_checkpoints(path, **options)
+    return stages.latest_checkpoint(path)
+
+
+def test_to_look_for_a_checkpoint_changes_nothing(tmp_path):
+    older, newer = (checkpoint(tmp_path, step) for step in (20, 40))
+    (newer / stages.SEAL).unlink()
+    before = sorted(tmp_path.rglob("*"))
+    assert stages.latest_checkpoint(tmp_path) == older
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_the_newest_checkpoint_is_by_number(tmp_path):
@@ -617,10 +792,10 @@ def test_the_newest_checkpoint_is_by_number(tmp_path):
 
 def test_a_checkpoint_at_the_end_of_the_training_is_not_continued(tmp_path):
     older, last = (checkpoint(tmp_path, step) for step in (20, 40))
-    assert stages.latest_checkpoint(tmp_path, steps=41) == last
-    assert stages.latest_checkpoint(tmp_path, steps=40) == older
+    assert claimed(tmp_path, steps=41) == last
+    assert claimed(tmp_path, steps=40) == older
     assert not last.exists()
-    assert stages.latest_checkpoint(tmp_path, steps=20) is None
+    assert claimed(tmp_path, steps=20) is None
 
 
 def test_a_folder_that_is_nearly_a_checkpoint_is_none(tmp_path):
@@ -632,22 +807,25 @@ def test_a_folder_that_is_nearly_a_checkpoint_is_none(tmp_path):
 
 
 def test_what_can_be_written_can_be_opened(course):
-    with stages.write_stage(
-        "base", parent=None, settings=course.settings_for("base")
-    ) as draft:
+    numbers = {"by step": {9: 1, 10: 2}}  # JSON has no numbers as keys
+    other = replace(course, seed=9)
+    with stages.write_stage("base", other, more=numbers) as draft:
         save_file({"weight": np.ones(1)}, draft.path / "adapter_model.safetensors")
-        draft.metrics["by step"] = {9: 1, 10: 2}  # JSON has no numbers as keys
-    assert stages.open_stage("base").metrics == {"by step": {"9": 1, "10": 2}}
+        draft.metrics["noted"] = numbers
+    stages.write_metrics(stages.finished("base", other, more=numbers), numbers)
+    texts = {"by step": {"9": 1, "10": 2}}
+    assert stages.open_stage("base", other).metrics == texts | {"noted": texts}
 
 
 @pytest.mark.parametrize("value", [None, 5, [], "text"])
 @pytest.mark.parametrize("part", stages.PARTS)
 def test_a_manifest_with_a_part_of_another_kind_is_refused(course, part, value):
-    path = folder("sft") / stages.MANIFEST
-    manifest = json.loads(path.read_text()) | {part: value}
-    path.write_bytes(stages.json_bytes(stages._sealed(manifest)))
-    with pytest.raises(StageError, match="damaged or of another version"):
-        stages.open_stage("sft")
+    for name in ("base", "sft"):
+        path = folder(name) / stages.MANIFEST
+        manifest = json.loads(path.read_text()) | {part: value}
+        path.write_bytes(stages.json_bytes(stages._sealed(manifest)))
+        with pytest.raises(StageError, match="damaged or foreign"):
+            stages.open_stage(name, course)
 
 
 def test_no_checkpoints_at_all(tmp_path):
@@ -662,7 +840,7 @@ def test_a_damaged_checkpoint_is_removed_for_the_one_before(tmp_path, data):
     path = data.draw(st.sampled_from(sorted(newer.iterdir())), label="file")
     damages = [flip, truncate, insert, remove, rename, add, into_folder]
     data.draw(st.sampled_from(damages), label="damage")(path, data)
-    assert stages.latest_checkpoint(tmp_path / "run") == older
+    assert claimed(tmp_path / "run") == older
     assert not newer.exists()
 
 
@@ -670,15 +848,16 @@ def test_a_checkpoint_without_its_seal_or_of_another_step_is_removed(tmp_path):
     older, newer = (checkpoint(tmp_path, step) for step in (20, 40))
     (newer / stages.SEAL).unlink()
     shutil.copytree(older, tmp_path / "checkpoint-60")
-    assert stages.latest_checkpoint(tmp_path) == older
+    assert claimed(tmp_path) == older
     assert not newer.exists() and not (tmp_path / "checkpoint-60").exists()
 
 
 def test_a_second_process_may_not_train_in_the_same_folder(tmp_path):
     checkpoint(tmp_path, 20)
-    newest = stages.latest_checkpoint(tmp_path)
-    assert newest == stages.latest_checkpoint(tmp_path)  # the same process may
+    newest = claimed(tmp_path)
+    assert newest == claimed(tmp_path)  # the same process may
     code = "import sys; from grpo_course.ground import stages\n"
+    code += "stages.claim_checkpoints(sys.argv[1])\n"
     code += "print(stages.latest_checkpoint(sys.argv[1]))"
 
     def ask():
@@ -687,7 +866,7 @@ def test_a_second_process_may_not_train_in_the_same_folder(tmp_path):
         return subprocess.run(command, env=environ, capture_output=True, text=True)
 
     refused = ask()
-    assert refused.returncode and "StageError: Another process" in refused.stderr
+    assert refused.returncode and "by another process: wait" in refused.stderr
     stages._claimed.pop(tmp_path.resolve()).release()  # as if this process had ended
     assert ask().stdout.strip() == str(newest)
 
@@ -733,7 +912,7 @@ def test_a_file_is_known_by_its_plain_sha256(course):
     import hashlib
 
     path = folder("sft") / "adapter_model.safetensors"
-    entry = stages.open_stage("sft").manifest["files"][path.name]
+    entry = stages.open_stage("sft", course).manifest["files"][path.name]
     assert entry["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -4,12 +4,12 @@
 __all__ = ['CARD', 'SHOWN', 'LIBRARIES', 'UploadError', 'token', 'files_to_upload', 'without_folders', 'model_card', 'upload']
 
 # %% ../06_export.ipynb #hub-13
-from pathlib import Path  # noqa: F811
+from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData, get_token
 
 from .ground.paths import local_path
-from .ground.exports import RECORD
+from .ground.stages import MANIFEST
 
 
 class UploadError(RuntimeError):
@@ -34,7 +34,7 @@ def files_to_upload(folder: Path) -> dict[str, int]:
     """What an upload of an export consists of: name -> bytes, without the card."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
-    return {name: size for name, size in sizes.items() if name != RECORD}
+    return {name: size for name, size in sizes.items() if name != MANIFEST}
 
 # %% ../06_export.ipynb #hub-05
 CARD = """---
@@ -156,7 +156,7 @@ def upload(api, folder: Path, repository: str, card: str) -> str:
         raise UploadError(f"{folder} has no export to upload: run this notebook again.")
     try:
         address = api.create_repo(repository, private=True, exist_ok=True)
-        kept = [RECORD, "README.md"]
+        kept = [MANIFEST, "README.md"]
         api.upload_folder(repo_id=repository, folder_path=folder, ignore_patterns=kept)
         api.upload_file(
             repo_id=repository, path_or_fileobj=card.encode(), path_in_repo="README.md"

@@ -25,7 +25,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from grpo_course.gauges import evaluation
@@ -118,7 +118,7 @@ class Run:
         )
         return bool(told) and (
             told["settings"] == profile.settings_for(self.plan.makes)
-            and told["facts"].get("evaluation") == evaluation.conditions(profile)
+            and told["metrics"].get("conditions") == evaluation.conditions(profile)
         )
 
 
@@ -127,7 +127,7 @@ class Experiment:
     """What its runs change (COURSE_* variables), where they begin, what they do.
 
     start: the stage of the course that they begin with; None: from nothing.
-    prepare: what is to be done before the first notebook, if anything.
+    prepare: what is to be done before the first notebook, in place of a branch.
     """
 
     about: str
@@ -150,10 +150,10 @@ def execute(run: Run) -> None:
     """Do what is left of a run, in this process. Exits with a message if it fails."""
     os.environ |= run.environment
     run.home.mkdir(parents=True, exist_ok=True)
-    if run.plan.start:
-        branch(run)
     if run.plan.prepare:
         run.plan.prepare(run)
+    elif run.plan.start:
+        branch(run, run.plan.start)
     with run_course.guarded(run.home) as execute:
         for number in run.plan.notebooks:
             if STAGE_OF[number] == run.plan.makes or not is_there(STAGE_OF[number]):
@@ -169,14 +169,17 @@ def is_there(stage: str) -> bool:
         return False
 
 
-def branch(run: Run) -> None:
-    """Give a run the course's stages up to its start, each of them whole or absent."""
-    for stage in stages.ORDER[: stages.ORDER.index(run.plan.start) + 1]:
-        place = run.home / "stages" / stage
-        if not place.exists():
-            copy = place.with_name(f".{stage}.copy")
+def branch(run: Run, until: str) -> None:
+    """Give a run the course's stages up to one, each of them whole or absent."""
+    wanted = stages.ORDER[: stages.ORDER.index(until) + 1]
+    for stage in stages.every_stage(run.course.home):
+        place = run.home / "stages" / stage.path.name
+        if stage.name in wanted and not place.exists():
+            copy = place.with_name(f".{stage.name}.copy")
             shutil.rmtree(copy, ignore_errors=True)  # what a killed run left
-            shutil.copytree(run.course.home / "stages" / stage, copy)
+            shutil.copytree(stage.path, copy)
+            if stage.measured is not None:
+                stages.write_metrics(replace(stage, path=place), stage.measured)
             copy.rename(place)
 
 
@@ -187,21 +190,16 @@ def prepare_more_sft(run: Run) -> None:
     evaluation, and further rows of the embedded data go to a file.
     """
     write_further_rows(run.home / "further.jsonl", run.seed, count=2000)
+    branch(run, "base")
+    warm = {stage.name: stage for stage in stages.every_stage(run.course.home)}["sft"]
     profile = load_profile(run.environment)
-    warm = run.course.manifest("sft")
-    template = run.manifest("template")
-    if template.get("metrics") == warm["metrics"]:
-        return
-    settings = profile.settings_for("template")
     base = stages.open_stage("base", profile)
-    with stages.write_stage("template", parent=base, settings=settings) as draft:
-        shutil.copytree(
-            run.course.home / "stages" / "sft",
-            draft.path,
-            ignore=shutil.ignore_patterns(stages.MANIFEST),
-            dirs_exist_ok=True,
-        )
-        draft.metrics.update(warm["metrics"])
+    if not stages.finished("template", profile, base):
+        with stages.write_stage("template", profile, base) as draft:
+            for name in warm.manifest["files"]:
+                shutil.copy(warm.path / name, draft.path / name)
+    template = stages.finished("template", profile, base)
+    stages.write_metrics(template, warm.metrics)
 
 
 def write_further_rows(path: Path, seed: int, count: int) -> None:

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from grpo_course.ground import stages
+from grpo_course.ground.rules import EXPORTS
 from tools.report import results, runs, tables
 
 RUN = ("machine", "profile", "model", "seed", "gib_held")
@@ -50,10 +51,15 @@ def collect(home: Path, name: str | None = None) -> dict[str, list[dict]]:
         "gpu.json": [r | outcome[r["stage"]] | run for r in runs.evaluated(home)],
         "gpu-usage.json": usage,
         "gpu-curves.csv": [run | runs.logged(e) for e in log if "reward" in e],
-        "gpu-exports.json": [
-            run | r for r in _metrics(home, "export").get("exports", [])
-        ],
+        "gpu-exports.json": [run | row for row in readings(home)],
     }
+
+
+def readings(home: Path) -> list[dict]:
+    """What notebook 06 found: the adapter's row, and one a way to read an export."""
+    proofs = [proof for name in EXPORTS if (proof := _metrics(home, name))]
+    rows = [row for proof in proofs for row in proof["exports"]]
+    return [proofs[0]["adapter"], *rows] if rows else []
 
 
 def usage_rows(home: Path, name: str | None = None) -> list[dict]:

@@ -1,6 +1,5 @@
 """What a run of the notebooks leaves in its COURSE_HOME, as rows of tables."""
 
-import json
 from pathlib import Path
 
 from grpo_course.ground import stages
@@ -30,8 +29,8 @@ KEPT = {  # of what GRPO logs at each step, under shorter names
 
 def manifest(home: Path, stage: str) -> dict:
     """What a stage under a COURSE_HOME says of itself; {} if there is none."""
-    path = home / "stages" / stage / stages.MANIFEST
-    return json.loads(path.read_text()) if path.is_file() else {}
+    latest = {found.name: found for found in stages.every_stage(home)}.get(stage)
+    return latest.manifest | {"metrics": latest.metrics} if latest else {}
 
 
 def evaluated(home: Path) -> list[dict]:

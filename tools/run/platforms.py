@@ -140,7 +140,7 @@ def _kaggle_home() -> str:
     home = REPO.parent / "course-home"
     inputs = REPO.parent.parent / "input"
     for depth in ("*", "*/*", "*/*/*"):
-        for theirs in sorted(inputs.glob(f"{depth}/course-home/stages/*")):
+        for theirs in sorted(inputs.glob(f"{depth}/course-home/stages/[!.]*")):
             mine = home / "stages" / theirs.name
             if mine.exists():
                 continue

@@ -20,6 +20,7 @@ from statistics import median
 
 from .paths import REPO
 from .profile import PROFILES
+from .session import without_lines
 from .stages import home
 
 MEASURED = REPO / "results" / "gpu-usage.json"  # long steps: time and memory
@@ -139,7 +140,8 @@ def check(step: str, profile, model):
 
 @contextmanager
 def watch(step: str, profile) -> Iterator[dict]:
-    """Measure a long step, and answer a lack of GPU memory with advice.
+    """Measure a long step, and answer a lack of GPU memory with advice; what Unsloth
+    prints with every step is left out.
 
     Yields a dict for the stage's metrics: machine, profile, gib_held (`gpu_gib`),
     seconds_before (since this process started), and when it has ended minutes,
@@ -157,7 +159,8 @@ def watch(step: str, profile) -> Iterator[dict]:
         torch.cuda.reset_peak_memory_stats()
         usage["gib_before"] = gpu_gib(peak=False)
     try:
-        yield usage
+        with without_lines("Unsloth: "):
+            yield usage
     except torch.OutOfMemoryError as error:
         advice = _advice(step, profile)
         raise TooLittle(f"The GPU's memory was not enough: {advice}.") from error

@@ -1,18 +1,18 @@
 """What passes from notebook to notebook: one checked folder for each stage.
 
-A stage is a folder with an adapter, its tokenizer, and `manifest.json`, which says what
-the stage was made from, with which settings, how it scored, and the sha256 of every
-file. It is written beside its final place and renamed, so that it is whole or absent.
-A notebook opens the stage before its own and makes its own:
+A stage is written once. Its folder (`sft-3f2a91c04b7d`) is named by the digest of what
+decides it: settings, parent, base model. It holds an adapter with its tokenizer, or an
+export, and `manifest.json`, with the sha256 of every file; it is written beside its
+place and renamed, so that it is whole or absent. What is measured of it stands beside
+it, in one file (`sft-3f2a91c04b7d.metrics.json`) that another measurement replaces.
 
     parent = stages.open_stage("template", profile)
-    settings = profile.settings_for("sft")
-    if not stages.finished("sft", parent=parent, settings=settings):
-        ...  # train, with output_dir=stages.checkpoint_dir("sft", settings, parent)
-        with stages.write_stage("sft", parent=parent, settings=settings) as draft:
+    if not stages.finished("sft", profile, parent):
+        ...  # train, with output_dir=stages.checkpoint_dir("sft", profile, parent)
+        with stages.write_stage("sft", profile, parent) as draft:
             model.save_pretrained(draft.path)
-            draft.metrics["accuracy"] = ...
-    stage = stages.open_stage("sft", profile)
+    stage = stages.finished("sft", profile, parent)
+    stages.write_metrics(stage, {"accuracy": ...})
 
 Everything lives under `home()`: COURSE_HOME, or the folder course-home of this clone.
 """
@@ -23,47 +23,42 @@ import logging
 import math
 import os
 import platform
-import re
+import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from .files import Flaw, check_sums, digest, json_bytes, list_files
+from .files import remove, sync
 from .paths import REPO, local_path
-from .files import (
-    Busy,
-    Flaw,
-    check_sums,
-    digest,
-    file_entry,
-    folder_digest,
-    json_bytes,
-    list_files,
-    remove,
-    replacement,
-    settle,
-    sync,
-)
 from .profile import Profile
+from .rules import EXPORTS
 
-FORMAT = 1
+FORMAT = 2
 NOTEBOOKS = {  # the stages in order, each with the notebook that makes it
     "base": "01_model_loading.ipynb",
     "template": "02_chat_template.ipynb",
     "sft": "03_sft_warmup.ipynb",
     "grpo": "05_grpo_training.ipynb",
-    "export": "06_export.ipynb",
 }
 ORDER = list(NOTEBOOKS)
+NOTEBOOKS |= dict.fromkeys(EXPORTS, "06_export.ipynb")  # each made from grpo
 PACKAGES = ["torch", "unsloth", "unsloth_zoo", "transformers", "trl", "peft", "vllm"]
-MANIFEST = "manifest.json"
-PARTS = ("base_model", "settings", "metrics", "files")  # of a manifest, each a dict
-SEAL = "checkpoint.json"  # in a trainer's checkpoint, what it consists of
+MANIFEST, SEAL = "manifest.json", "checkpoint.json"
+PARTS = ("base_model", "settings", "facts", "metrics", "files")  # each a dict
+HEX = 12 * "[0-9a-f]"  # ends the name of a stage's folder
+DECIDING = ("format", "stage", "parent", "base_model", "settings", "facts")
+KEPT = 3  # stages of one name, the latest used; of exports, which are large, one
+WAIT = 30  # seconds for another process to write its stage; then it is refused
+SPARE = 2**30  # bytes to leave free on a disk
 
 log = logging.getLogger(__name__)
+_claimed: dict[Path, FileLock] = {}  # folders of checkpoints, until this process ends
 
 
 class StageError(RuntimeError):
@@ -77,6 +72,7 @@ class Stage:
     name: str
     path: Path
     manifest: dict
+    measured: dict | None  # what write_metrics wrote last; None: nothing that is whole
 
     @property
     def digest(self) -> str:
@@ -85,15 +81,15 @@ class Stage:
 
     @property
     def metrics(self) -> dict:
-        return self.manifest["metrics"]
+        """What was noted when it was made, and what was measured since."""
+        return self.manifest["metrics"] | (self.measured or {})
 
 
 @dataclass
 class Draft:
-    """A stage being written: save files in `path`, fill `metrics` and `facts`."""
+    """A stage being written: save files in `path`, note in `metrics` how it was made."""
 
     path: Path
-    facts: dict
     metrics: dict = field(default_factory=dict)
 
 
@@ -106,90 +102,123 @@ def home() -> Path:
 # --- Opening --------------------------------------------------------------------------
 
 
-def open_stage(name: str, profile: Profile | None = None) -> Stage:
-    """The stage, after checking it and all before it, from base on.
+def open_stage(name: str, profile: Profile) -> Stage:
+    """The stage with these settings, after checking it and all before it, from base on.
 
-    With a profile, each must also have been made with that profile's settings. Raises
-    StageError: one sentence that says what is wrong and which notebook to run.
+    Of several it is the one that its own notebook opened last. Raises StageError: one
+    sentence that says what is wrong and which notebook to run.
     """
-    stage = None
-    for step in ORDER[: ORDER.index(name) + 1]:
-        stage = _check(step, stage, profile.settings_for(step) if profile else None)
+    before = _before(name)
+    stage = _check(name, profile, open_stage(before, profile) if before else None)
+    if stage.measured is None:
+        what = f"has no {_metrics_file(stage.path).name} that is whole"
+        raise StageError(f"The stage {name} {what}: run {NOTEBOOKS[name]}.")
     return stage
 
 
-def finished(name: str, *, parent: Stage | None, settings: dict) -> Stage | None:
+def finished(
+    name: str, profile: Profile, parent: Stage | None = None, **facts
+) -> Stage | None:
     """The stage if it need not be made again, else None: for its own notebook.
 
-    When there is one, but damaged, or made from another parent or with other settings,
-    a logged warning says so.
+    facts: what decides it besides settings and parent, such as a digest of the data.
+    When there are others of its name, a logged warning says how the latest differs.
     """
     try:
-        return _check(name, parent, settings)
+        return _check(name, profile, parent, facts)
     except StageError as reason:
-        if os.path.lexists(_place(name)):
-            log.warning("Making it again: %s", reason)
+        if _folders(name):
+            log.warning("To be made: %s", reason)
         return None
 
 
-def _check(name: str, parent: Stage | None, settings: dict | None) -> Stage:
-    path = _place(name)
+def every_stage(root: Path) -> list[Stage]:
+    """The stages in a home with their metrics, the one opened last at the end. Their
+    files are not checked."""
+    found = []
+    for path in _folders("*", root):
+        with suppress(Flaw, OSError):
+            manifest = _read_manifest(path)
+            found.append(
+                Stage(manifest["stage"], path, manifest, _measured(path, manifest))
+            )
+    return found
+
+
+def _check(name, profile, parent, facts: dict | None = None) -> Stage:
     try:
-        settle(path)
-        manifest = _read_manifest(path)
-        if manifest["stage"] != name:
-            raise Flaw(f"is really the stage {manifest['stage']}")
-        if manifest["parent"] != _identity(parent):
-            before = parent.name if parent else None
-            raise Flaw(f"was not made from the stage {before} that is here")
-        if settings is not None and manifest["settings"] != settings:
-            raise Flaw(_difference(manifest["settings"], settings))
-        _check_files(path, manifest["files"])
-        model = manifest["base_model"]  # checked once: its children name it by digest
-        if parent is None and _differ(model, _base_model(model["name"])):
-            raise Flaw(f"was made from another {model['name']} than the one here")
-    except Busy as busy:
-        raise StageError(f"The stage {name} {busy}.") from None
+        wanted = _deciding(name, profile, parent, facts)
+        path, manifest = _find(wanted)
+        files, listed = list_files(path), manifest["files"]
+        for file in sorted((files.keys() | listed.keys()) - {MANIFEST}):
+            if file not in listed:
+                raise Flaw(f"has an extra file {file!r} (if it is yours, move it away)")
+            if files.get(file) != listed[file]:
+                raise Flaw(f"lost its file {file!r}, or it was changed")
     except (Flaw, OSError) as flaw:
         what = flaw if isinstance(flaw, Flaw) else f"cannot be read ({flaw})"
         raise StageError(f"The stage {name} {what}: run {NOTEBOOKS[name]}.") from None
-    return Stage(name, path, manifest)
+    with suppress(OSError):
+        os.utime(path, ns=(time.time_ns(),) * 2)  # so that the latest used is known
+    return Stage(name, path, manifest, _measured(path, manifest))
+
+
+def _find(wanted: dict) -> tuple[Path, dict]:
+    """The latest used stage that is as wanted. Raises Flaw if there is none, or before
+    it one that cannot be read."""
+    folders, why = _folders(wanted["stage"])[::-1], None
+    if "facts" in wanted:  # then its name is known
+        folders.sort(key=lambda path: path.name != _folder_name(wanted))
+    for path in folders:
+        manifest = _read_manifest(path)
+        difference = _difference(manifest, wanted)
+        if not difference:
+            return path, manifest
+        why = why or difference
+    raise Flaw(why or "is missing")
+
+
+def _folders(name: str, root: Path | None = None) -> list[Path]:
+    """The folders of a name, the latest used at the end."""
+    files = (root or home()).glob(f"stages/{name}-{HEX}/{MANIFEST}")
+    return sorted(
+        (file.parent for file in files), key=lambda p: (p.stat().st_mtime_ns, p.name)
+    )
 
 
 def _read_manifest(path: Path) -> dict:
-    """The manifest, if it is byte for byte what write_stage wrote."""
-    if not os.path.lexists(path):
-        raise Flaw("is missing")
-    file = path / MANIFEST
-    if path.is_symlink() or not file.is_file():
-        raise Flaw(f"is no folder with a {MANIFEST}")
+    """The manifest, if it says what write_stage wrote, and in its own folder."""
     try:
-        raw = file.read_bytes()
-        manifest = json.loads(raw)
-        intact = raw == json_bytes(manifest) == json_bytes(_sealed(manifest))
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        intact = manifest == _sealed(manifest) and manifest["format"] == FORMAT
+        intact = intact and all(isinstance(manifest[part], dict) for part in PARTS)
+        intact = intact and path.name == _folder_name(manifest) and not path.is_symlink()
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         intact = False
-    typed = intact and all(isinstance(manifest.get(name), dict) for name in PARTS)
-    if not typed or manifest.get("format") != FORMAT:
-        raise Flaw(f"has a {MANIFEST} that is damaged or of another version")
+    if not intact:
+        raise Flaw(f"has a damaged or foreign {MANIFEST} in {path.name}")
     return manifest
 
 
-def _check_files(path: Path, expected: dict) -> None:
-    found = list_files(path) - {MANIFEST}
-    for file in sorted(expected.keys() ^ found):
-        if file in found:
-            raise Flaw(f"has an extra file {file!r} (if it is yours, move it away)")
-        raise Flaw(f"lost its file {file!r}")
-    for file in sorted(found):
-        if file_entry(path / file) != expected[file]:
-            raise Flaw(f"has a changed file {file!r}")
-
-
-def _difference(old: dict, new: dict) -> str:
-    name = min(n for n in old.keys() | new.keys() if old.get(n) != new.get(n))
-    now = f"the profile now says {new.get(name)!r}"
-    return f"was made with {name}={old.get(name)!r}, and {now}"
+def _difference(have: dict, want: dict) -> str | None:
+    """How a stage differs from the one that is wanted, in half a sentence."""
+    old, new = have["settings"], want["settings"]
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name):
+            now = f"the profile now says {new.get(name)!r}"
+            return f"was made with {name}={old.get(name)!r}, and {now}"
+    one, other = (
+        model.get("revision") for model in (have["base_model"], want["base_model"])
+    )
+    moved = None not in (one, other) and one != other  # one not known fits any other
+    if moved or _any_revision(have) != _any_revision(want):
+        return f"was made from another {want['base_model']['name']} than the one here"
+    if have["parent"] != want["parent"]:
+        return f"was not made from the stage {_before(want['stage'])} that is here"
+    for name, value in want.get("facts", {}).items():
+        if have["facts"].get(name) != value:
+            return f"was made with other {name}"
+    return None
 
 
 # --- Writing --------------------------------------------------------------------------
@@ -197,65 +226,107 @@ def _difference(old: dict, new: dict) -> str:
 
 @contextmanager
 def write_stage(
-    name: str, *, parent: Stage | None, settings: dict, **facts
+    name: str, profile: Profile, parent: Stage | None = None, needed: int = 0, **facts
 ) -> Iterator[Draft]:
     """Write a stage: yields a Draft to save into, and puts it in place at the end.
 
-    parent: the opened stage before this one, None for base. settings: the profile's
-    `settings_for(name)`. facts: more to record, as plain JSON without NaN. An older
-    stage stays until the new one is complete; after an error nothing is left. Raises
-    StageError when another process writes the same stage, the parent is not the stage
-    before, or the disk is full or takes no writes.
+    parent: the opened stage before this one, None for base. facts: as for `finished`.
+    needed: bytes to be free on the disk. A whole stage that is there already stays;
+    after an error nothing is left. Raises StageError when another process writes the
+    same stage, the parent is not the stage before, or the disk is full or read-only.
     """
-    before = ORDER[ORDER.index(name) - 1] if name != ORDER[0] else None
+    before = _before(name)
     if before != (parent.name if parent else None):
         raise StageError(f"The stage {name} needs the stage {before} as its parent.")
-    with explained(f"The stage {name}"), replacement(_place(name)) as path:
-        draft = Draft(path, facts)
+    with _explained(f"The stage {name}"):
+        wanted = _deciding(name, profile, parent, facts)
+        path = home() / "stages" / _folder_name(wanted)
+        new = path.with_name(f".{name}.new")
+        with _lock(new.with_suffix(".lock")):
+            try:
+                remove(new)  # what a killed process left
+                check_disk(name, needed)
+                new.mkdir()
+                yield (draft := Draft(new))
+                _write_manifest(draft, wanted)
+                if not _is_whole(name, profile, parent, facts):
+                    remove(path)  # damaged
+                    os.replace(new, path)
+                sync(path.parent)
+                _prune(name, path)
+            finally:
+                with suppress(OSError):  # the next writer removes it, too
+                    remove(new)
+
+
+def write_metrics(stage: Stage, metrics: dict) -> Stage:
+    """Keep what was measured of a stage, in place of what was; the stage stays as it is.
+
+    metrics: plain JSON without NaN. Raises StageError as `write_stage` does.
+    """
+    file = _metrics_file(stage.path)
+    new = file.with_name(f".{stage.name}.metrics.new")
+    with _explained(f"The stage {stage.name}"), _lock(new.with_suffix(".lock")):
+        metrics = _plain(metrics)
+        content = {"stage": stage.digest, "metrics": metrics}
         try:
-            yield draft
-            _write_manifest(draft, name, parent, settings)
-        except Flaw as flaw:
-            raise StageError(f"The stage {name} {flaw}.") from None
+            if not file.is_file():
+                remove(file)
+            new.write_bytes(json_bytes(content | {"seal": digest(content)}))
+            sync(new)
+            os.replace(new, file)
+        finally:
+            with suppress(OSError):
+                remove(new)
+    return replace(stage, measured=metrics)
 
 
-@contextmanager
-def explained(what: str, kind: type[Exception] = StageError) -> Iterator[None]:
-    """Turn a busy folder, or an error of the disk, into a sentence on what to do."""
-    try:
-        yield
-    except Timeout:  # of a lock: the disk is in order
-        raise
-    except Busy as busy:
-        raise kind(f"{what} {busy}.") from None
-    except OSError as error:
-        raise kind(
-            f"{what} cannot be written ({error}): make room on the disk of {home()}, "
-            "or set COURSE_HOME to a folder that takes writes."
-        ) from error
+def check_disk(name: str, needed: int) -> None:
+    """Raise StageError if `needed` bytes, and some to spare, are not free."""
+    free = shutil.disk_usage(
+        next(p for p in [home(), *home().parents] if p.exists())
+    ).free
+    if needed and free < needed + SPARE:
+        raise StageError(
+            f"The stage {name} needs {gib(needed + SPARE)} of disk and {home()} has "
+            f"{gib(free)} free: make room, set COURSE_HOME to a larger disk, or take it "
+            "out of COURSE_EXPORTS."
+        )
 
 
-def _write_manifest(draft: Draft, name: str, parent: Stage | None, settings: dict):
-    model = parent.manifest["base_model"] if parent else None
-    names = list_files(draft.path) - {MANIFEST}
-    manifest = {
-        "format": FORMAT,
-        "stage": name,
-        "parent": _identity(parent),
-        "base_model": model or _base_model(settings["model_name"]),
-        "settings": settings,
-        "facts": draft.facts,
-        "packages": package_versions(),
-        "metrics": draft.metrics,
-        "files": {f: file_entry(draft.path / f) for f in names},
-    }
+def gib(size: int) -> str:
+    """A number of bytes for a reader, as MiB or GiB."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+
+
+def _write_manifest(draft: Draft, wanted: dict) -> None:
+    manifest = wanted | {"packages": package_versions(), "metrics": draft.metrics}
+    manifest["files"] = list_files(draft.path)
     if not manifest["files"]:
         raise Flaw("has no files: save the adapter into draft.path")
+    (draft.path / MANIFEST).write_bytes(json_bytes(_sealed(_plain(manifest))))
+    for file in [*draft.path.rglob("*"), draft.path]:
+        sync(file)
+
+
+def _is_whole(*arguments) -> bool:
     try:
-        text = json_bytes(_sealed(json.loads(json_bytes(manifest))))
-    except (TypeError, ValueError) as error:
-        raise Flaw(f"has facts or metrics that are not plain JSON ({error})") from None
-    (draft.path / MANIFEST).write_bytes(text)
+        return bool(_check(*arguments))
+    except StageError:
+        return False
+
+
+def _prune(name: str, path: Path) -> None:
+    """Let go of the stages of a name that were not used for longest."""
+    kept = _folders(name)[-1 if name in EXPORTS else -KEPT :]
+    for old in path.parent.glob(f"{name}-{HEX}"):
+        if old == path or old in kept:
+            continue
+        log.warning("Removed %s: of each stage the latest %d are kept.", old.name, KEPT)
+        with suppress(OSError):
+            (old / MANIFEST).unlink(missing_ok=True)  # first: it is whole or no stage
+            remove(old)
+            _metrics_file(old).unlink(missing_ok=True)
 
 
 @cache
@@ -268,15 +339,40 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Turn a flaw, a lock that is taken and an error of the disk into a sentence."""
+    try:
+        yield
+    except Flaw as flaw:
+        raise StageError(f"{what} {flaw}.") from None
+    except Timeout:
+        raise StageError(
+            f"{what} is being written by another process: wait until it ends, or stop "
+            "it (for a notebook: shut its kernel down)."
+        ) from None
+    except OSError as error:
+        raise StageError(
+            f"{what} cannot be written ({error}): make room on the disk of {home()}, "
+            "or set COURSE_HOME to a folder that takes writes."
+        ) from error
+
+
+def _lock(file: Path) -> FileLock:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(file, timeout=WAIT)
+
+
 # --- Trainer checkpoints --------------------------------------------------------------
 
 
-def checkpoint_dir(name: str, settings: dict, parent: Stage) -> Path:
-    """The trainer's output_dir: another one for every other setting or parent, so that
-    a resumed run never continues a different one."""
-    key = digest({"settings": settings, "parent": parent.digest})[:12]
-    path = home() / "checkpoints" / f"{name}-{key}"
-    with explained(f"A checkpoint of {name}"):
+def checkpoint_dir(name: str, profile: Profile, parent: Stage, **facts) -> Path:
+    """The trainer's output_dir: another one for every other setting, parent or fact, so
+    that a resumed run never continues a different one."""
+    path = (
+        home() / "checkpoints" / _folder_name(_deciding(name, profile, parent, facts))
+    )
+    with _explained(f"A checkpoint of {name}"):
         path.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -287,38 +383,46 @@ def seal_checkpoint(folder: Path) -> None:
     To be called when it has been saved (health_callback does). Without its seal, or
     with any file that is not as it says, a checkpoint is not resumed.
     """
-    names = list_files(folder) - {SEAL}
-    for name in names:
-        sync(folder / name)
-    (folder / SEAL).write_bytes(_seal(folder))
+    seal = _seal(folder)
+    for name in folder.rglob("*"):
+        sync(name)
+    (folder / SEAL).write_bytes(seal)
     sync(folder / SEAL)
     sync(folder)
 
 
-def latest_checkpoint(path: Path, steps: float = math.inf) -> Path | None:
-    """The newest whole checkpoint-N in a trainer's output_dir, or None.
+def claim_checkpoints(path: Path, steps: float = math.inf) -> None:
+    """Make a trainer's output_dir this process's own until it ends, and clear it.
 
-    steps: the `max_steps` of the training. From a checkpoint at its end Transformers
-    (5.17) would take one step too many, so that one does not count.
-
-    Newer ones are removed (those that are not whole with a logged warning): saving into
-    one again would mix two saves. To be called right before the training: from then on
-    the folder is this process's own until it ends, and StageError is raised in any
-    other.
+    To be called right before the training. Checkpoints that are not whole are removed
+    (saving into one again would mix two saves), and those at `steps`, the end of the
+    training, from which Transformers (5.17) would take one step too many. Raises
+    StageError where another process trains.
     """
-    _claim(Path(path))
-    found = {}
-    for folder in Path(path).glob("checkpoint-*"):
-        if step := re.fullmatch(r"checkpoint-([1-9][0-9]*)", folder.name):
-            found[int(step[1])] = folder
-    for step in sorted(found, reverse=True):
-        whole = _is_sealed(found[step])
-        if whole and step < steps:
-            return found[step]
-        if not whole:
-            log.warning("%s was not saved whole, or was changed: removed.", found[step])
-        remove(found[step])
-    return None
+    path = Path(path).resolve()
+    with _explained(f"The folder {path}"):
+        if path not in _claimed:
+            lock = _lock(path / ".lock")
+            lock.acquire(timeout=0)
+            _claimed[path] = lock
+        for step, folder in _checkpoints(path).items():
+            if step >= steps or not _is_sealed(folder):
+                if step < steps:
+                    log.warning("%s was not saved whole: removed.", folder)
+                remove(folder)
+
+
+def latest_checkpoint(path: Path) -> Path | None:
+    """The newest whole checkpoint-N in a trainer's output_dir, or None."""
+    found = _checkpoints(path)
+    whole = (found[step] for step in sorted(found, reverse=True))
+    return next(filter(_is_sealed, whole), None)
+
+
+def _checkpoints(path: Path) -> dict[int, Path]:
+    found = Path(path).glob("checkpoint-[1-9]*")
+    steps = {folder.name.removeprefix("checkpoint-"): folder for folder in found}
+    return {int(step): steps[step] for step in steps if step.isdecimal()}
 
 
 def _is_sealed(folder: Path) -> bool:
@@ -329,33 +433,22 @@ def _is_sealed(folder: Path) -> bool:
 
 
 def _seal(folder: Path) -> bytes:
-    names = list_files(folder) - {SEAL}
-    files = {name: file_entry(folder / name) for name in names}
+    files = list_files(folder)
+    files.pop(SEAL, None)
     return json_bytes({"checkpoint": folder.name, "files": files})
 
 
-_claimed: dict[Path, FileLock] = {}  # held until this process ends
+# --- What decides a stage -------------------------------------------------------------
 
 
-def _claim(path: Path) -> None:
-    """Take a trainer's output_dir for this process; again in the same one is fine."""
-    path = path.resolve()
-    if path in _claimed:
-        return
-    lock = FileLock(path / ".lock", timeout=0)
-    try:
-        with explained("A checkpoint"):
-            path.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-    except Timeout:
-        raise StageError(
-            f"Another process is training in {path}: wait until it ends, or stop it "
-            "(for a notebook: shut its kernel down)."
-        ) from None
-    _claimed[path] = lock
+def check_base_model(profile: Profile) -> None:
+    """Raise StageError, one sentence, if the base model is damaged or not there.
 
-
-# --- Digests --------------------------------------------------------------------------
+    For notebook 01, before it loads the model: the others open a stage first, which
+    checks it. What is on the hub is not looked at.
+    """
+    with _explained("The course"):
+        _base_model(profile.model_name)
 
 
 def adapter_is_zero(path: Path) -> bool:
@@ -373,48 +466,54 @@ def adapter_is_zero(path: Path) -> bool:
         return not any(tensors.get_tensor(name).any() for name in names)
 
 
-def check_base_model(profile: Profile) -> None:
-    """Raise StageError, one sentence, if the base model is damaged or not there.
+def _before(name: str) -> str | None:
+    """The stage that one is made from. Raises KeyError for a name that is no stage."""
+    return "grpo" if name in EXPORTS else dict(zip(ORDER, [None, *ORDER], strict=False))[name]
 
-    For notebook 01, before it loads the model: the others open a stage first, which
-    checks it. What is on the hub is not looked at.
-    """
-    try:
-        _base_model(profile.model_name)
-    except (Flaw, OSError) as flaw:
-        what = flaw if isinstance(flaw, Flaw) else f"cannot read its model ({flaw})"
-        raise StageError(f"The course {what}.") from None
+
+def _deciding(name, profile, parent: Stage | None, facts: dict | None) -> dict:
+    """The part of a manifest that decides what a stage is; without facts, any will do."""
+    settings = profile.settings_for(name) if name in ORDER else {}
+    model = parent.manifest["base_model"] if parent else _base_model(profile.model_name)
+    wanted = {
+        "format": FORMAT,
+        "stage": name,
+        "base_model": model,
+        "settings": settings,
+    }
+    wanted["parent"] = parent.digest if parent else None
+    return wanted if facts is None else wanted | {"facts": _plain(facts)}
 
 
 def _base_model(name: str) -> dict:
     """A local model is known by its digest, a hub model by the revision downloaded.
 
-    Raises Flaw for the embedded model when it is not the one of the repository.
+    Raises Flaw where there is no such folder, or the embedded model is damaged.
     """
     path = local_path(name)
     if path is None:
-        return {"name": name, "digest": None, "revision": _revision(name)}
-    check_sums(path)
-    return {"name": name, "digest": folder_digest(path), "revision": None}
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(name, "config.json")
+        revision = Path(found).parent.name if isinstance(found, str) else None
+        return {"name": name, "digest": None, "revision": revision}
+    try:
+        files = check_sums(path)
+    except OSError as error:
+        raise Flaw(f"cannot read its model ({error})") from None
+    if not files:
+        raise Flaw(f"cannot read its model ({path} holds none)")
+    return {"name": name, "digest": digest(files), "revision": None}
 
 
-def _revision(name: str) -> str | None:
-    """The commit of a hub model in this machine's cache; None if it is not there."""
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(name, "config.json")
-    return Path(found).parent.name if isinstance(found, str) else None
+def _any_revision(manifest: dict) -> dict:
+    return manifest["base_model"] | {"revision": None}
 
 
-def _differ(model: dict, now: dict) -> bool:
-    """Are these two base models? A revision that is not known fits any other."""
-    known = {model.get("revision"), now["revision"]} - {None}
-    same = all(model[key] == now[key] for key in ("name", "digest"))
-    return not same or len(known) > 1
-
-
-def _identity(stage: Stage | None) -> dict | None:
-    return {"stage": stage.name, "digest": stage.digest} if stage else None
+def _folder_name(manifest: dict) -> str:
+    deciding = {key: manifest[key] for key in DECIDING}
+    deciding["base_model"] = _any_revision(manifest)
+    return f"{manifest['stage']}-{digest(deciding)[:12]}"
 
 
 def _sealed(manifest: dict) -> dict:
@@ -424,10 +523,28 @@ def _sealed(manifest: dict) -> dict:
     same result, it stays the same. `seal` covers every word of the manifest.
     """
     own = {key: manifest[key] for key in manifest if key not in ("digest", "seal")}
-    identity = ("stage", "parent", "base_model", "settings", "files")
-    own["digest"] = digest({key: own[key] for key in identity})
+    own["digest"] = digest({key: own[key] for key in (*DECIDING, "files")})
     return own | {"seal": digest(own)}
 
 
-def _place(name: str) -> Path:
-    return home() / "stages" / name
+def _metrics_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.metrics.json")
+
+
+def _measured(path: Path, manifest: dict) -> dict | None:
+    """What write_metrics wrote of this very stage, if it is whole."""
+    try:
+        found = json.loads(_metrics_file(path).read_bytes())
+        content = {"stage": manifest["digest"], "metrics": dict(found["metrics"])}
+        whole = found == content | {"seal": digest(content)}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return content["metrics"] if whole else None
+
+
+def _plain(value: dict) -> dict:
+    """A value as JSON gives it back: keys are texts. Raises Flaw for what is none."""
+    try:
+        return json.loads(json_bytes(value))
+    except (TypeError, ValueError) as error:
+        raise Flaw(f"has metrics or facts that are not plain JSON ({error})") from None
