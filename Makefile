@@ -4,10 +4,10 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 
 .PHONY: help course try lab watch test check format export notebooks seeds experiments
-.PHONY: results screenshots badges llama lock audit clean env
+.PHONY: results screenshots badges release-check llama lock audit clean env
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 course: env  ## run notebooks 01 to 06 and show what the model learned
 	@$(RUN) -m tools.run.run_course
@@ -56,12 +56,17 @@ ONE_PLATFORM := ;? ?(and )?platform_machine == 'x86_64' and sys_platform == 'lin
 
 lock: env  ## pin what requirements*.in ask for; delete a .txt to renew its pins
 	@$(LOCK) requirements.in -o requirements.txt --python-version 3.12
+	@$(LOCK) requirements-platform.in -o requirements-platform.txt --python-version 3.12 \
+	  --override requirements-platform.overrides -c requirements.txt
 	@$(LOCK) requirements-cpu.in -o requirements-cpu.txt --python-version 3.11 \
 	  --override requirements-cpu.overrides --no-emit-package torch
-	@sed -i -E "s/ $(ONE_PLATFORM)//" requirements.txt requirements-cpu.txt
+	@sed -i -E "s/ $(ONE_PLATFORM)//" requirements*.txt
 
 badges: env  ## write badges and set-up cells for Colab and Kaggle, from pyproject.toml
 	@$(RUN) -m tools.run.write_setup_cells
+
+release-check: env check  ## before publishing: `make check`, and whose address it is
+	@$(RUN) -m tools.run.write_setup_cells --release
 
 SWANLOG = $(patsubst ~/%,$(HOME)/%,$(or $(COURSE_HOME),course-home))/swanlog
 
@@ -80,7 +85,7 @@ audit: env  ## look all pins up in a list of known vulnerabilities (needs intern
 	@grep -ho '^torch==[^ ]*' requirements-cpu.in > .torch-pin
 	@.venv/bin/uvx pip-audit --strict --disable-pip --no-deps -r .torch-pin; \
 	  code=$$?; rm .torch-pin; exit $$code
-	@for lock in requirements.txt requirements-cpu.txt; do echo $$lock; \
+	@for lock in requirements*.txt; do echo $$lock; \
 	  .venv/bin/uvx pip-audit --strict --disable-pip --require-hashes -r $$lock || exit 1; done
 
 clean:  ## remove the environment, but no stage that a notebook made

@@ -17,13 +17,15 @@ import pytest
 import yaml
 
 from grpo_course.ground import versions
+from grpo_course.ground.profile import PROFILES
 from tools.run import check_notebooks, nbtools, platforms, runner, write_setup_cells
 
 ROOT = nbtools.ROOT
 SECRET = "hf_not_a_real_one"
 T4 = "Tesla T4, 580.82.07, 7.5"
-FILES = ("pyproject.toml", "requirements.in", "requirements.txt")
-FILES += ("requirements-cpu.in", "requirements-cpu.txt")
+OLD_T4 = "Tesla T4, 550.54.15, 7.5"  # its driver is of CUDA 12.4
+FILES = ("pyproject.toml", *versions.FILES.values())
+FILES += tuple(file.replace(".txt", ".in") for file in versions.FILES.values())
 FILES += ("tools/run/platforms.py", "notebooks/grpo_course/__init__.py")
 FILES += tuple(f"notebooks/grpo_course/ground/{n}.py" for n in ("__init__", "versions"))
 
@@ -43,10 +45,21 @@ if "-r" in arguments:
     text = Path(arguments[arguments.index("-r") + 1]).read_text()
     wanted += re.findall(r"^([\\w.-]+==[\\w.]+)", text, re.MULTILINE)
 site = Path(__file__).parents[1]
+if "uninstall" in arguments:
+    assert "--yes" in arguments
+    wanted = [f"{name}==" for name in arguments[arguments.index("--yes") + 1 :]]
 for entry in wanted:
     name, version = entry.split("==")
-    for old in site.glob(f"{name}-[0-9]*.dist-info"):
-        shutil.rmtree(old)
+    found = [old.name for old in site.glob(f"{name}-[0-9]*.dist-info")]
+    same = f"{name}-{version}.dist-info", f"{name}-{version}+"
+    if found and found[0].startswith(same) and "--force-reinstall" not in arguments:
+        continue  # "Requirement already satisfied"
+    for old in found:
+        shutil.rmtree(site / old)
+        if (module := site / f"{name}.py").exists():
+            module.write_text("")
+    if not version:
+        continue
     folder = site / f"{name}-{version}.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text(f"Name: {name}\\nVersion: {version}\\n")
@@ -70,6 +83,19 @@ class UserSecretsClient:
     def get_secret(self, name):
         return {"SWANLAB_API_KEY": os.environ["THE_SECRET"]}[name]
 """
+# Stands in for torch: it computes if the driver is new enough for its CUDA.
+TORCH = """
+import re, subprocess
+class ones:
+    def __init__(self, *shape, device):
+        said = subprocess.check_output(["nvidia-smi"], text=True)
+        if int(re.search(r", (\\d+)", said)[1]) < NEEDED:
+            raise RuntimeError("The NVIDIA driver on your system is too old")
+    def sum(self):
+        return self
+    def item(self):
+        return 2.0
+"""
 # What Python says of its own version: the tests run on any that the course knows.
 PYTHON = """
 import os, platform, sys
@@ -80,9 +106,12 @@ if pretended := os.environ.get("PRETENDED"):
 """
 SHOW = """
 import json
-names = ("COURSE_HOME", "CUDA_VISIBLE_DEVICES", "HF_TOKEN", "SWANLAB_API_KEY")
+from grpo_course.ground import versions
+names = ["COURSE_HOME", "CUDA_VISIBLE_DEVICES", "HF_TOKEN", "SWANLAB_API_KEY"]
+names += ["COURSE_PROFILE"]
 shown = {name: os.environ[name] for name in names if name in os.environ}
-print("\\n" + json.dumps(shown | {"cwd": os.getcwd(), "path": sys.path[0]}))
+shown |= {"cwd": os.getcwd(), "path": sys.path[0], "check": versions.check()}
+print("\\n" + json.dumps(shown))
 """
 
 
@@ -146,12 +175,19 @@ class Session:
         program.write_text(f"#!/bin/sh\n{lines}\n")
         program.chmod(0o755)
 
-    def package(self, name: str, version: str) -> None:
+    def package(self, name: str, version: str, code: str = "") -> None:
         """Have a package of one module, as the platform's image has many."""
-        self.write(f"{name}.py", "")
+        self.write(f"{name}.py", code)
         info = f"{name}-{version}.dist-info"
         self.write(f"{info}/METADATA", f"Name: {name}\nVersion: {version}\n")
         self.write(f"{info}/top_level.txt", name)
+
+    def torch(self, version: str, needs: int = 525) -> None:
+        """Have this torch, which needs such a driver, and what was built for it."""
+        self.package("torch", version, f"NEEDED = {needs}{TORCH}")
+        build = version.partition("+")[2]
+        self.package("torchvision", f"0.26.0+{build}")
+        self.package("torchcodec", "0.10.0")
 
     def versions(self) -> dict[str, str]:
         """The installed packages."""
@@ -227,13 +263,71 @@ def test_colab_without_a_gpu(colab):
 
 
 def test_colab_with_an_a100_gets_the_gpu_pins(colab):
-    colab.gpus("NVIDIA A100-SXM4-80GB, 580.82.07, 8.0")
-    shown(colab.run(PRETENDED="3.12.3"))
-    (call,) = colab.pip_calls()
-    assert "--extra-index-url" not in call
     pins = versions.pins("gpu")
-    for name in ("torch", "vllm", "unsloth"):
+    colab.gpus("NVIDIA A100-SXM4-80GB, 580.82.07, 8.0")
+    colab.torch(pins["torch"] + "+cu128")  # the pinned version, for another CUDA
+    run = colab.run(PRETENDED="3.12.3")
+    assert versions.FILES["gpu"] in shown(run)["check"]
+    assert "COURSE_PROFILE" not in shown(run)
+    install, uninstall = colab.pip_calls()
+    assert "--extra-index-url" not in install and "torchcodec" in uninstall
+    for name in ("torch", "torchvision", "vllm", "unsloth"):
         assert colab.versions()[name] == pins[name]
+    assert "torchcodec" not in colab.versions()
+    shown(colab.run(PRETENDED="3.12.3"))
+    assert not colab.pip_calls()
+
+
+def test_an_older_driver_keeps_the_torch_of_the_platform(colab):
+    colab.gpus(OLD_T4)
+    colab.torch("2.10.0+cu128")
+    run = colab.run(PRETENDED="3.12.3")
+    state = shown(run)
+    (sentence,) = (line for line in run.stdout.splitlines() if "driver 550" in line)
+    assert "2.10.0+cu128 stays" in sentence
+    assert state["COURSE_PROFILE"] == "t4-plain" and "CUDA_VISIBLE_DEVICES" not in state
+    assert not PROFILES["t4-plain"].fast_inference
+    assert PROFILES["t4-plain"].dtype == "float16"  # a T4 has no bfloat16
+    file = versions.FILES["platform"]
+    assert file in sentence and file in state["check"]
+    assert "2.10.0+cu128" in state["check"] and "without vLLM" in state["check"]
+    (call,) = colab.pip_calls()
+    assert "--no-deps" in call and "--extra-index-url" not in call
+    found = colab.versions()
+    assert found["torch"] == "2.10.0+cu128" and found["torchvision"] == "0.26.0+cu128"
+    assert found["torchcodec"] == "0.10.0" and "vllm" not in found
+    for name in ("unsloth", "unsloth-zoo", "transformers", "trl", "bitsandbytes"):
+        assert found[name] == versions.pins("gpu")[name]
+    assert shown(colab.run(PRETENDED="3.12.3")) == state
+    assert not colab.pip_calls()
+    state = shown(colab.run(PRETENDED="3.12.3", COURSE_PROFILE="gpu-tiny"))
+    assert state["COURSE_PROFILE"] == "gpu-tiny"
+
+
+@pytest.mark.parametrize(
+    ("gpu", "torch"),
+    [
+        ("Tesla P100-PCIE-16GB, 580.82.07, 6.0", "2.10.0+cu128"),
+        ("Tesla T4, 470.82.01, 7.5", "2.10.0+cu128"),  # too old for CUDA 12 as well
+        (OLD_T4, "2.5.1+cu124"),  # too old a torch
+        (OLD_T4, None),
+    ],
+)
+def test_where_no_torch_fits_the_gpu_the_cpu_trains_the_tiny_model(colab, gpu, torch):
+    colab.gpus(gpu)
+    if torch:
+        colab.torch(torch)
+    run = colab.run(PRETENDED="3.12.3")
+    state = shown(run)
+    (sentence,) = (line for line in run.stdout.splitlines() if "tiny model" in line)
+    assert sentence.startswith(gpu.partition(",")[0])
+    assert versions.FILES["cpu"] in sentence and versions.FILES["cpu"] in state["check"]
+    assert state["CUDA_VISIBLE_DEVICES"] == "" and "COURSE_PROFILE" not in state
+    assert colab.versions()["torch"] == versions.pins("cpu")["torch"] + "+cpu"
+    assert not {"vllm", "torchvision", "torchcodec"} & colab.versions().keys()
+    colab.pip_calls()
+    assert shown(colab.run(PRETENDED="3.12.3")) == state
+    assert not colab.pip_calls()
 
 
 def test_drive_may_be_refused(colab):
@@ -305,8 +399,6 @@ def test_the_kernel_of_the_platform_is_left_alone(colab):
 @pytest.mark.parametrize(
     ("gpu", "python"),
     [
-        ("Tesla P100-PCIE-16GB, 580.82.07, 6.0", "3.12.3"),
-        ("Tesla T4, 550.54.15, 7.5", "3.12.3"),
         (T4, "3.11.9"),
         (T4, "3.15.0"),
     ],
@@ -398,6 +490,15 @@ def test_publishing_is_a_change_of_the_address(project):
         assert old not in text and "github.com/me/course" in text
 
 
+def test_a_release_needs_an_address_of_its_own(project, capsys):
+    with pytest.raises(SystemExit, match="OWNER"):
+        write_setup_cells.check_release(project)
+    path = project / "pyproject.toml"
+    path.write_text(path.read_text().replace("/OWNER/", "/me/"))
+    write_setup_cells.check_release(project)
+    assert "github.com/me/" in capsys.readouterr().out
+
+
 def test_a_set_up_cell_is_not_executed_here_and_a_changed_one_is_found(project):
     write_setup_cells.main(project)
     path = project / "notebooks" / "01_one.ipynb"
@@ -435,6 +536,7 @@ def packages(monkeypatch):
 
 
 A100 = ("NVIDIA A100-SXM4-80GB", 580, 8.0)
+OLD = ("Tesla T4", 550, 7.5)
 
 
 def test_the_right_packages_pass(packages):
@@ -446,7 +548,9 @@ def test_the_right_packages_pass(packages):
     assert versions.table().same.all()
 
 
-@pytest.mark.parametrize("torch", ["2.13.0", "2.11.1+cu130", "2.13.0+cpu", ""])
+@pytest.mark.parametrize(
+    "torch", ["2.13.0", "2.11.1+cu130", "2.11.0+cu128", "2.13.0+cpu", ""]
+)
 def test_a_wrong_torch_is_refused_on_a_gpu(packages, torch):
     packages("gpu", [A100], torch=torch)
     with pytest.raises(versions.VersionError) as caught:
@@ -471,13 +575,43 @@ def test_which_pins_belong_to_an_environment(packages):
     assert versions.tier() == "gpu"
     packages("gpu")  # its GPU hidden, or gone
     assert versions.tier() == "gpu"
+    packages("platform", [OLD], torch="2.11.0+cu128")
+    assert versions.tier() == "platform"
     packages("cpu")
     assert versions.tier() == "cpu"
 
 
-def test_the_two_tiers_are_complete_and_agree():
+def test_hidden_gpus_are_none(monkeypatch, tmp_path):
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\necho {OLD_T4}\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert versions.gpus() == [("Tesla T4", 550, 7.5)]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert versions.gpus() == []
+
+
+@pytest.mark.parametrize("torch", ["2.5.1+cu124", ""])
+def test_a_torch_too_old_to_be_kept_is_refused(packages, torch):
+    packages("platform", [OLD], torch=torch)
+    with pytest.raises(versions.VersionError, match="driver"):
+        versions.check()
+
+
+def test_beside_a_platforms_torch_the_pins_are_those_of_the_gpu():
+    gpu, platform = versions.pins("gpu"), versions.pins("platform")
+    assert platform.pop("torch").startswith(">=")
+    assert platform.items() <= gpu.items()
+    left_out = {n for n in gpu.keys() - platform.keys() if n in versions.direct("gpu")}
+    assert left_out == {"torch", "vllm"}
+    cuda = {n for n in platform if re.match("nvidia|cuda|triton|torch|xformers", n)}
+    assert cuda == {"nvidia-ml-py", "torchao"}  # in Python; works with any torch
+
+
+def test_the_tiers_are_complete_and_agree():
     cpu, gpu = versions.pins("cpu"), versions.pins("gpu")
-    for which, pins in (("cpu", cpu), ("gpu", gpu)):
+    for which in versions.FILES:
+        pins = versions.pins(which)
         assert set(versions.direct(which)) <= set(pins)
         for line in (ROOT / versions.FILES[which]).with_suffix(".in").open():
             if asked := re.match(r"([\w-]+)==([\w.]+)", line):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from grpo_course.ground import paths, session
+from grpo_course.ground import paths, session, versions
 from grpo_course.ground import profile as profiles
 from grpo_course.ground.session import masked, without_lines
 
@@ -42,6 +42,19 @@ def test_a_session_begins_with_quiet_and_not_with_an_import(tmp_path, given):
     folders = {n: f"{tmp_path}/cache/{f}" for n, f in session.CACHES.items()}
     assert found == folders | {"GOMP_SPINCOUNT": "10000"} | given
     assert not list(tmp_path.iterdir())  # nothing is created until it is needed
+
+
+@pytest.mark.parametrize(
+    ("capability", "given", "wanted"),
+    [(7.5, None, "1"), (8.0, None, None), (7.5, "0", "0")],
+)
+def test_vllm_does_without_flashinfer_on_a_t4(monkeypatch, capability, given, wanted):
+    monkeypatch.setattr(
+        os, "environ", {"UNSLOTH_VLLM_NO_FLASHINFER": given} if given else {}
+    )
+    monkeypatch.setattr(versions, "gpus", lambda: [("a GPU", 580, capability)])
+    session.prepare()
+    assert os.environ.get("UNSLOTH_VLLM_NO_FLASHINFER") == wanted
 
 
 def test_what_is_printed_in_quiet_shows_after_an_error_only(capsys):

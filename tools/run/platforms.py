@@ -15,12 +15,13 @@ from contextlib import suppress
 from packaging.utils import canonicalize_name
 
 from grpo_course.ground import versions
-from grpo_course.ground.versions import FILES, REPO
+from grpo_course.ground.versions import FILES, OLDEST_DRIVER, REPO
 
-PYTHONS = {"gpu": (12, 14), "cpu": (11, 14)}  # 3.12 to 3.14, and so on
+PYTHONS = {"gpu": (12, 14), "platform": (12, 14), "cpu": (11, 14)}  # 3.12 to 3.14, ...
 CPU_TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
-OLDEST_DRIVER = 580  # of CUDA 13.0, for which the pinned torch is built
-OLDEST_GPU = 7.5  # its compute capability: a T4 is the oldest that this torch knows
+OLDEST_GPU = 7.5  # its compute capability: a T4 is the oldest that our torch knows
+OF_ONE_TORCH = {"torchvision", "torchaudio", "torchcodec", "xformers", "flash-attn"}
+PROFILE_WITHOUT_VLLM = "t4-plain"
 RESTART = "GRPO_COURSE_RESTART"  # set in a kernel that goes on with old modules
 
 
@@ -32,12 +33,16 @@ def set_up() -> None:
     """
     on_kaggle = "KAGGLE_KERNEL_RUN_TYPE" in os.environ
     devices = versions.gpus()
-    which = "gpu" if devices else "cpu"
-    _check_session(which, devices)
-    if len(devices) > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
+    which, why = _choose(devices)
+    _check_python(which)
+    print(f"{why} The pins are {FILES[which]}.")
+    if which == "cpu" and devices:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif len(devices) > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
         os.environ["CUDA_VISIBLE_DEVICES"] = "0"
         print(f"Of the {len(devices)} GPUs here the course uses one, the first.")
-    print(f"{devices[0][0] if devices else 'No GPU'}: the pins are {FILES[which]}.")
+    if which == "platform":
+        os.environ.setdefault("COURSE_PROFILE", PROFILE_WITHOUT_VLLM)
     _install(which)
     if "COURSE_HOME" not in os.environ:
         os.environ["COURSE_HOME"] = _kaggle_home() if on_kaggle else _colab_home()
@@ -48,25 +53,37 @@ def set_up() -> None:
             print(f"{name} was found among the secrets of this platform.")
 
 
-def _check_session(which: str, devices: list[tuple[str, int, float]]) -> None:
+def _choose(devices: list[tuple[str, int, float]]) -> tuple[str, str]:
+    """Which of the pins this session gets, and the sentence that says why."""
+    tiny = "the course trains its tiny model on the CPU"
+    if not devices:
+        return "cpu", f"No GPU: {tiny}."
+    name, driver, capability = devices[0]
+    if capability < OLDEST_GPU:
+        return "cpu", f"{name} is older than a T4, the oldest that we use: {tiny}."
+    if driver >= OLDEST_DRIVER:
+        return "gpu", f"{name}, driver {driver}: vLLM generates."
+    old = f"{name}, driver {driver}, and vLLM's torch needs {OLDEST_DRIVER}:"
+    if "torch" not in versions.differences("platform") and _torch_computes():
+        kept = versions.installed()["torch"]
+        return "platform", f"{old} torch {kept} stays, and transformers generates."
+    return "cpu", f"{old} the torch that is here cannot use it either, so {tiny}."
+
+
+def _torch_computes() -> bool:
+    """Does the installed torch know this GPU and its driver? One sum tells."""
+    code = "import torch; torch.ones(2, device='cuda').sum().item()"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    return run.returncode == 0
+
+
+def _check_python(which: str) -> None:
     python, (oldest, newest) = sys.version_info[1], PYTHONS[which]
     if not oldest <= python <= newest:
         sys.exit(
             f"This session has Python 3.{python}, and {FILES[which]} is for 3.{oldest} "
             f"to 3.{newest}: choose another session."
         )
-    tiny = "or one without a GPU, where the course trains its tiny model"
-    for name, driver, capability in devices[:1]:
-        if capability < OLDEST_GPU:
-            sys.exit(
-                f"The pinned torch does not know this GPU ({name}): choose a session "
-                f"with a T4 or newer, {tiny}."
-            )
-        if driver < OLDEST_DRIVER:
-            sys.exit(
-                f"The pinned torch needs NVIDIA driver {OLDEST_DRIVER} or newer, and "
-                f"this session has {driver}: choose another session, {tiny}."
-            )
 
 
 def _install(which: str) -> None:
@@ -79,14 +96,17 @@ def _install(which: str) -> None:
         del wrong["torch"]
         torch = f"torch=={versions.pins(which)['torch']}+cpu"
         print("Installing torch, the CPU build.", flush=True)
-        _pip(torch, "--extra-index-url", CPU_TORCH_INDEX)
+        _pip("install", "--no-deps", torch, "--extra-index-url", CPU_TORCH_INDEX)
     if wrong:
-        time = "some minutes, up to 8 GB" if which == "gpu" else "a minute or two"
+        time = "some minutes, up to 8 GB" if which == "gpu" else "a few minutes"
         print(f"Installing {len(wrong)} packages: {time}.", flush=True)
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
             file.write("\n".join(entries[name] for name in wrong) + "\n")
             file.flush()
-            _pip("-r", file.name)
+            # by force: to pip, 2.11.0+cu128 is a 2.11.0 like any other
+            _pip("install", "--no-deps", "--force-reinstall", "-r", file.name)
+    if which != "platform" and (old := OF_ONE_TORCH & before.keys() - entries.keys()):
+        _pip("uninstall", "--yes", *sorted(old))  # made for the torch that was here
     importlib.invalidate_caches()
     if not (stale := ", ".join(_loaded_and_changed(before))):
         return
@@ -101,7 +121,7 @@ def _install(which: str) -> None:
 
 
 def _pip(*what: str) -> None:
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", *what]
+    command = [sys.executable, "-m", "pip", "--quiet", *what]
     run = subprocess.run(command, capture_output=True, text=True)
     if run.returncode:
         said = (run.stderr.strip() or "nothing").splitlines()[-1]

@@ -2,7 +2,8 @@
 
 The address stands in pyproject.toml under [tool.course]. After its title each notebook
 has a cell with its badges and a set-up cell, the same in all; both carry a tag, and the
-tools here never run them. `make badges` writes them and `make check` compares them.
+tools here never run them. `make badges` writes them and `make check` compares them;
+`make release-check` refuses an address that nobody has made their own.
 """
 
 import re
@@ -94,6 +95,18 @@ def differences(root: Path) -> list[str]:
     return [f"{what} than pyproject.toml says: `make badges`" for what in found]
 
 
+def check_release(root: Path = nbtools.ROOT) -> None:
+    """SystemExit with one sentence while the address is the placeholder's."""
+    course = address(root)
+    if "/OWNER/" in course["repository"]:
+        sys.exit(
+            f"pyproject.toml has the address {course['repository']}: put your own for "
+            "OWNER, run `make badges`, and set the tag "
+            f"{course['reference']} on what you publish."
+        )
+    print(f"Readers will fetch {course['repository']} at {course['reference']}.")
+
+
 def main(root: Path = nbtools.ROOT) -> None:
     readme = root / "README.md"
     text, found = re.subn(
@@ -114,4 +127,4 @@ def main(root: Path = nbtools.ROOT) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    check_release() if "--release" in sys.argv else main()

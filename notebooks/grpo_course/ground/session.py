@@ -15,6 +15,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
+from . import versions
+
 CACHES = {  # variable -> folder below COURSE_HOME/cache
     "UNSLOTH_COMPILE_LOCATION": "unsloth",  # Unsloth's generated trainers
     "UNSLOTH_MEGA_CACHE_DIR": "compiled",  # its compiled training graphs
@@ -39,6 +41,10 @@ def prepare() -> None:
     """
     from .stages import home
 
+    if any(capability < 8 for *_, capability in versions.gpus()):
+        # FlashInfer fails there, on a T4; vLLM has Triton's attention for it, and would
+        # take it by itself, if Unsloth did not ask for FlashInfer's sampler.
+        os.environ.setdefault("UNSLOTH_VLLM_NO_FLASHINFER", "1")
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     for variable, folder in CACHES.items():
         os.environ.setdefault(variable, str(home() / "cache" / folder))

@@ -1,7 +1,8 @@
 """Are the installed packages the pinned ones? Notebook 01 begins with this.
 
-requirements.txt pins them for a GPU and requirements-cpu.txt for none: the locks of what
-the .in files beside them ask for. Imports nothing that is compared.
+requirements.txt pins them for a GPU, requirements-platform.txt for a GPU with an older
+driver, beside the torch that is there, and requirements-cpu.txt for none: the locks of
+what the .in files beside them ask for. Imports nothing that is compared.
 """
 
 import importlib.metadata
@@ -12,9 +13,16 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 REPO = Path(__file__).resolve().parents[3]
-FILES = {"gpu": "requirements.txt", "cpu": "requirements-cpu.txt"}
+FILES = {
+    "gpu": "requirements.txt",
+    "platform": "requirements-platform.txt",  # the platform's torch, and no vLLM
+    "cpu": "requirements-cpu.txt",
+}
+BUILDS = {"gpu": "+cu130", "platform": "", "cpu": "+cpu"}  # as some versions end
+OLDEST_DRIVER = 580  # of CUDA 13.0, for which the GPU's pinned torch and vLLM are built
 
 # Jupyter and what a kernel runs on: any version will do, and a platform keeps its own.
 KERNEL = re.compile(
@@ -28,17 +36,20 @@ class VersionError(RuntimeError):
 
 
 def tier() -> str:
-    """Which pins this environment should follow: "gpu" or "cpu"."""
-    found = installed()
-    a_gpu = "vllm" in found or (gpus() and "+cpu" not in found.get("torch", ""))
-    return "gpu" if a_gpu else "cpu"
+    """Which pins this environment should follow: a key of FILES."""
+    found, devices = installed(), gpus()
+    if devices and "+cpu" not in found.get("torch", ""):
+        return "gpu" if devices[0][1] >= OLDEST_DRIVER else "platform"
+    return "gpu" if "vllm" in found else "cpu"
 
 
 def pins(which: str) -> dict[str, str]:
-    """Each pinned package with its version, those that the course asks for first."""
-    return {
-        name: re.search("==([^ ;]+)", pin)[1] for name, pin in entries(which).items()
-    }
+    """Each pinned package with its version, those that the course asks for first.
+
+    For the torch that a platform keeps it is the oldest: ">=2.6".
+    """
+    found = {n: re.search("(==|>=)([^ ;]+)", pin) for n, pin in entries(which).items()}
+    return {name: pin[0].removeprefix("==") for name, pin in found.items()}
 
 
 def direct(which: str) -> list[str]:
@@ -61,8 +72,14 @@ def differences(which: str) -> dict[str, str]:
     return {
         name: found.get(name, "")
         for name, version in pins(which).items()
-        if found.get(name, "").split("+")[0] != version  # +cu130, +cpu: the build
+        if not _is_as_pinned(found.get(name, "").removesuffix(BUILDS[which]), version)
     }
+
+
+def _is_as_pinned(found: str, pin: str) -> bool:
+    if found and pin.startswith(">="):
+        return Version(found) >= Version(pin.removeprefix(">="))
+    return found == pin
 
 
 def check() -> str:
@@ -75,15 +92,18 @@ def check() -> str:
     file, wrong, pinned = FILES[which], differences(which), pins(which)
     if "torch" in wrong:
         path = os.path.relpath(REPO / file)
-        remedy = f"run `pip install --no-deps -r {path}` in this environment"
+        remedy = f"`pip uninstall -y torch`, then `pip install --no-deps -r {path}`"
         if which == "cpu":
             remedy = "make the environment anew as the README says (`make lab` does it)"
+        if which == "platform":
+            remedy = "install one that is built for this GPU's driver"
         raise VersionError(
-            f"torch {wrong['torch'] or '(none)'} is installed and {file} pins torch "
+            f"torch {wrong['torch'] or '(none)'} is installed and {file} asks for torch "
             f"{pinned['torch']}: {remedy}, then restart the kernel."
         )
     if not wrong:
-        return f"The packages are those of {file}."
+        kept = f", beside torch {installed()['torch']} and without vLLM"
+        return f"The packages are those of {file}{kept if which == 'platform' else ''}."
     some = [f"{n} {v or 'missing'} (pinned: {pinned[n]})" for n, v in wrong.items()]
     more = f", and {len(some) - 8} more" if len(some) > 8 else ""
     return (
@@ -103,7 +123,12 @@ def table():
 
 
 def gpus() -> list[tuple[str, int, float]]:
-    """Name, driver (its first number) and compute capability of each NVIDIA GPU."""
+    """Name, driver (its first number) and compute capability of each NVIDIA GPU.
+
+    None, where CUDA_VISIBLE_DEVICES is empty and hides them.
+    """
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return []
     query = "--query-gpu=name,driver_version,compute_cap"
     try:
         command = ["nvidia-smi", query, "--format=csv,noheader"]
