@@ -65,8 +65,10 @@ square root of @s ¦ @n and a half ¦ @n point five ¦ @n\text{ squared} ¦ @n h
 a million @n ¦ negative @n ¦ \text{minus }@n ¦ not @n ¦ isn't @n ¦ no @n
 @n thousandths ¦ @n score ¦ @n times @m ¦ f(@n) ¦ sin(@n) ¦ ⁻@n ¦ abs(-@n) ¦ log @n
 ln @n ¦ @n pi ¦ @n percent of @m ¦ @n minus one ¦ one less than @n ¦ @n millionths
-@n万 ¦ @n千 ¦ @n миллион ¦ @n Millionen ¦ @n mil ¦ @n Mio ¦ Ⅶ@n ¦ ①@n ¦ @n① ¦ @n⁰ ¦ @n₀
-@n̅ ¦ @nth of @m ¦ @n \text{ thousand thousand} ¦ @n\text{ or more} ¦ @n mod one
+@n万 ¦ @n千 ¦ @n миллион ¦ @n Millionen ¦ @n mil ¦ @n Mio ¦ Ⅶ@n ¦ ①@n ¦ @n①
+or=@n ¦ \pi=@n ¦ \pm=@n ¦ mx=@n ¦ not = @n ¦ @n\circ ¦ 2x=@n ¦ \times=@n
+@n⁰ ¦ @n₀ ¦ @n̅ ¦ @nth of @m ¦ @n \text{ thousand thousand}
+@n\text{ or more} ¦ @n mod one
 """
 # What these state stands behind the arrow, in Python.
 STATED = r"""

@@ -14,7 +14,8 @@ MAX_LENGTH = 256  # characters; what is longer is no short final answer
 
 MARKS = {"{,}": ",", r"\!": "", "\N{MINUS SIGN}": "-"}
 SPACE = re.compile(r"(?:\\(?:[,;: ]|thinspace\b)|~|[^\S\n])+")  # LaTeX's, Unicode's
-NAME = r"(?:\\?[^\W\d_]+|\\text *\{[^{}\d=]*\})(?:_\w|_\{\w+\})? *="  # x =
+NAME = r"(?:\\(?:alpha|beta|gamma|theta|lambda|mu|phi)|[a-zA-Z]|[a-zA-Z]{3,})"
+NAME = rf"(?!minus|negative|half|twice|not\b){NAME}(?:_\w|_\{{\w+\}})? *="  # x =
 BRACED = r"\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"  # up to two braces deeper
 LAYER = re.compile(
     rf"\\(?:boxed|text|textbf|mathbf|mathrm) *{BRACED}"
@@ -35,19 +36,19 @@ POWER = rf"{TIMES}10 *(?:\^|\*\*) *(?P<power>[+-]?\d{{1,3}}|\{{ *[+-]?\d{{1,3}} 
 SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 SCALE = rf"(?: *(?:\\text *\{{ *)?\b(?P<scale>{'|'.join(SCALES)})\b(?: *\}})?)?"
 UNIT = r"(?: *\\(?:text|mathrm|mbox) *\{(?P<unit>[^{}]*)\}(?:\^\{?[23]\}?)?"
-UNIT += r"| *\^?\{?(?:\\circ|°)\}?)?"
+UNIT += r"| *(?:\^ *(?:\\circ|\{ *\\circ *\})|°))?"
 NUMBER = re.compile(
     r"(?P<sign>[+-]? *\\?[$€£¥]? *|\\?[$€£¥] *[+-])"  # -$5 or $-5
     rf"(?:{FRACTION}|{POWER}|(?P<literal>{PLAIN}|{SPACED}))"
-    rf"{SCALE} *\\?(?P<mark>[%$€£¥]?){UNIT}"
+    rf"{SCALE} *(?:\\?(?P<mark>[%$€£¥]))?{UNIT}"
 )
 
 # Words that change the number beside them: "7 dozen" is not 7, nor is "minus 7".
 WORDS = r"""zero one two three four five six seven eight nine ten eleven twelve
 [a-z]{3,5}teen (?:twen|thir|for|fif|six|seven|eigh|nine)ty dozens? score gross
 hundre(?:d|ds|dths?) thousan(?:d|ds|dths?) [a-z]{1,6}illi(?:on|ard)[a-z]{0,3}
-tausend mil(?:le)? lakhs? crores? mi?o mrd mln bn mn half halves thirds? fourths? quarters?
-fifths? sixths? sevenths? eighths? ninths? tenths? twice double triple squared? cubed?
+tausend mil(?:le)? lakhs? crores? mi?o mrd mln bn mn half halves thirds? fourths?
+quarters? fifths? sixths? sevenths? eighths? ninths? tenths? twice double triple squared? cubed?
 roots? power factorial log ln pi mod plus minus negative times over divided less more
 least most than point base and or not no never but except either neither [a-z]+n't"""
 CHANGES = re.compile(
@@ -61,7 +62,7 @@ def tidy(text: str) -> str:
     """A short answer without the marks that do not change its value."""
     for mark, plain in MARKS.items():
         text = text.replace(mark, plain)
-    return SPACE.sub(" ", text).strip().strip("$").strip()
+    return SPACE.sub(" ", text).strip().strip("$").removesuffix("\\").strip()
 
 
 def unwrap(text: str) -> str:
