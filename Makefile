@@ -48,6 +48,7 @@ experiments: env  ## all that the README and 04 and 05 show (hours; JOBS=16: soo
 results: env  ## draw the pictures and write the README's tables, from results/
 	@$(RUN) -m tools.report.draw_road
 	@$(RUN) -m tools.report.draw_results
+	@$(RUN) -m tools.report.needs
 	@$(RUN) -m tools.report.results
 
 LOCK := $(RUN) -m uv pip compile --quiet --universal --generate-hashes --no-annotate \

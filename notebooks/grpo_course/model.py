@@ -13,7 +13,7 @@ def load_base_model(profile):
     import torch
     from unsloth import FastLanguageModel
 
-    from grpo_course.ground.preflight import vllm_share
+    from grpo_course.ground.memory import vllm_share
 
     vllm = {}
     if profile.fast_inference:

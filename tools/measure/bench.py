@@ -23,7 +23,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from grpo_course.ground import preflight, session
+from grpo_course.ground import memory, session
 from grpo_course.ground.profile import PROFILES
 from tools.measure import gpu_limits, random_model
 from tools.measure.gpu_limits import TOKENS
@@ -116,9 +116,9 @@ def measure(name: str, model: Path) -> list[dict]:
     arguments = load(profile)
     import torch
 
-    shared = {"machine": preflight.machine(), "model": model.name}
+    shared = {"machine": memory.machine(), "model": model.name}
     shared |= {"gib_held": profile.gpu_gib}
-    shared |= {"gib_loaded": round(preflight.gpu_gib(peak=False), 1)}
+    shared |= {"gib_loaded": round(memory.gpu_gib(), 1)}
     shared |= {"start_to_loaded_s": round(time.monotonic() - started, 1)}
     rows = []
     for take in steps:
@@ -147,7 +147,7 @@ def load_trl(profile) -> dict:
 
     from grpo_course.model import TARGET_MODULES
 
-    share = preflight.vllm_share(replace(profile, gpu_memory_utilization=0.35))
+    share = memory.vllm_share(replace(profile, gpu_memory_utilization=0.35))
     return {
         "model": profile.model_name,
         "tokenizer": AutoTokenizer.from_pretrained(profile.model_name),
@@ -283,7 +283,7 @@ def timed_steps(trainer) -> dict:
     return {
         "first_step_s": round(seconds[0], 1),
         "step_s": round(statistics.median(seconds[1:]), 2),
-        "gib_peak": round(preflight.gpu_gib(peak=True), 1),
+        "gib_peak": round(memory.gpu_gib(peak=True), 1),
         "n": len(seconds) - 1,
     }
 
