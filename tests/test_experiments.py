@@ -14,6 +14,7 @@ from fake_stages import fake_stage
 from grpo_course.gauges import evaluation
 from grpo_course.ground import data, stages, styles
 from grpo_course.ground import profile as profiles
+from tools.measure import experiments, outcomes
 from tools.measure import run_experiments as tool
 from tools.report import draw_results, results, runs, tables
 from tools.tiny import rows
@@ -28,7 +29,7 @@ MONITORS = ["right", *(f"style_{style}" for style in styles.STYLES)]
 def place(tmp_path, monkeypatch) -> Path:
     """An empty place for the runs and for the tables."""
     monkeypatch.setattr(profiles, "detect_hardware", profiles.Hardware)
-    monkeypatch.setattr(tool, "HOME", tmp_path / "seeds")
+    monkeypatch.setattr(experiments, "HOME", tmp_path / "seeds")
     monkeypatch.setattr(tables, "RESULTS", tmp_path / "results")
     return tmp_path
 
@@ -67,7 +68,7 @@ def test_every_run_has_settings_that_work(run):
 def test_names_choose_experiments_and_single_runs():
     assert tool.chosen_runs([]) == list(tool.all_runs())
     assert tool.chosen_runs(["random-1", "course-1"]) == [COURSE, RANDOM]
-    assert {run.seed for run in tool.chosen_runs(["random"])} == set(tool.SEEDS)
+    assert {run.seed for run in tool.chosen_runs(["random"])} == set(experiments.SEEDS)
 
 
 @pytest.mark.parametrize("name", ["rando", "random-7", "3407", ""])
@@ -135,10 +136,10 @@ def test_further_rows_are_new_and_the_same_each_time(place):
 
 
 def test_each_seed_has_rows_of_its_own():
-    given = [tool.Run("course", seed).environment for seed in tool.SEEDS]
+    given = [tool.Run("course", seed).environment for seed in experiments.SEEDS]
     files = [environ.get("COURSE_GRPO_DATA", "embedded:grpo") for environ in given]
     read = [data.load_rows(file, "grpo")["prompt"] for file in files]
-    for seed, prompts in zip(tool.SEEDS, read, strict=True):
+    for seed, prompts in zip(experiments.SEEDS, read, strict=True):
         assert prompts[:] == [row["prompt"] for row in rows.rows_of(seed)["grpo"]]
 
 
@@ -212,7 +213,7 @@ def test_the_tables_hold_what_is_done_and_nothing_else():
     more.home.mkdir(parents=True)
     (more.home / "further.jsonl").touch()
     write_stage(more, "sft", correct=(1, 1, 1), log_history=[{"step": 1, "loss": 2.0}])
-    tool.collect()
+    outcomes.collect()
     rows = {row["experiment"]: row for row in tables.read("experiments.json")}
     assert rows.keys() == {"course", "sft-more"}
     assert rows["course"]["before"] == pytest.approx(1 / 3, abs=1e-4)
@@ -231,7 +232,7 @@ def test_rows_of_runs_that_are_not_here_stay():
     write_stage(COURSE, "sft")
     write_stage(COURSE, "grpo", log_history=[ENTRY])
     for _ in range(2):  # and nothing is there twice
-        tool.collect()
+        outcomes.collect()
         rows, curves = map(tables.read, ("experiments.json", "curves.csv"))
         for table in (rows, curves):
             assert [row["experiment"] for row in table] == ["course", "fixed"]
@@ -239,7 +240,7 @@ def test_rows_of_runs_that_are_not_here_stay():
 
 
 def test_without_runs_the_tables_are_empty():
-    tool.collect()
+    outcomes.collect()
     assert tables.read("experiments.json") == tables.read("pass-at-k.json") == []
 
 
@@ -247,7 +248,7 @@ def test_counts_of_right_answers_are_collected_by_stage():
     run = tool.Run("pass-at-k", 1)
     run.home.mkdir(parents=True)
     run.counts.write_text(json.dumps({"sft": [0, 3], "grpo": [16, 2]}))
-    tool.collect()
+    outcomes.collect()
     sft, grpo = tables.read("pass-at-k.json")
     assert (sft["stage"], sft["right"], sft["samples"]) == ("sft", [0, 3], 16)
     assert grpo["right"] == [16, 2]
@@ -265,7 +266,7 @@ def test_pictures_and_the_readmes_table_are_made_of_the_tables(place, monkeypatc
             write_stage(run, "sft")
         if run.plan.makes:
             write_stage(run, run.plan.makes, log_history=log)
-    tool.collect()
+    outcomes.collect()
     on_a_gpu = {"machine": "A GPU", "profile": "a100", "seed": 1}
     on_a_gpu |= {"model": draw_results.REAL_MODEL}
     curve = [on_a_gpu | {"step": step, "right": 0.5} for step in (1, 2)]
@@ -282,6 +283,6 @@ def test_pictures_and_the_readmes_table_are_made_of_the_tables(place, monkeypatc
         p.read_bytes()[:4] == b"\x89PNG" for p in pictures
     )
     rows = results.on_cpu().partition("\n\n")[2].splitlines()
-    experiments = [plan for plan in tool.EXPERIMENTS.values() if plan.makes]
-    assert len(rows) == 2 + len(experiments)
+    made = [plan for plan in tool.EXPERIMENTS.values() if plan.makes]
+    assert len(rows) == 2 + len(made)
     assert len({row.count("|") for row in rows}) == 1

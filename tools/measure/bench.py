@@ -15,10 +15,8 @@ the others the median counts. Models that FOLDER lacks are made.
 import argparse
 import json
 import re
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +25,7 @@ from grpo_course.ground import memory, session
 from grpo_course.ground.profile import PROFILES
 from tools.measure import gpu_limits, random_model
 from tools.measure.gpu_limits import TOKENS
+from tools.measure.steps import grpo_steps, sft_steps
 from tools.report import tables
 
 TIERS = {  # GiB that torch sees on such a GPU, and the size of the profile's model
@@ -48,7 +47,6 @@ VARIANTS = {  # completions in a micro-batch, micro-batches, completions in a gr
 }
 NAMES = [*TIERS, "ideal", *VARIANTS]
 A100 = PROFILES["a100"]
-STEPS = 4  # the first is not counted
 
 
 def main() -> None:
@@ -105,12 +103,12 @@ def measure(name: str, model: Path) -> list[dict]:
     session.prepare()
     tier = name if name in TIERS else "a100"
     held = {"gpu_gib": TIERS[tier][0], "model_name": str(model)}
-    profile, steps = replace(PROFILES[tier], **held), (sft_steps, grpo_steps)
+    profile, todo = replace(PROFILES[tier], **held), (sft_steps, grpo_steps)
     if name in VARIANTS:
         batch, micro_batches, group = VARIANTS[name]
         own = {"grpo_batch_size": batch, "grpo_grad_accum": micro_batches}
         own |= {"num_generations": group, "max_completion_length": TOKENS}
-        profile, steps = replace(profile, **own), (grpo_steps,)
+        profile, todo = replace(profile, **own), (grpo_steps,)
     started = time.monotonic()
     load = load_trl if name.startswith("plain trl") else load_unsloth
     arguments = load(profile)
@@ -121,7 +119,7 @@ def measure(name: str, model: Path) -> list[dict]:
     shared |= {"gib_loaded": round(memory.gpu_gib(), 1)}
     shared |= {"start_to_loaded_s": round(time.monotonic() - started, 1)}
     rows = []
-    for take in steps:
+    for take in todo:
         try:
             took = take(profile, **arguments)
         except torch.OutOfMemoryError as error:
@@ -159,132 +157,6 @@ def load_trl(profile) -> dict:
         "model_init_kwargs": {"dtype": "bfloat16"},
         "vllm_gpu_memory_utilization": share,
         "vllm_max_model_length": profile.max_seq_length,
-    }
-
-
-def common(profile) -> dict:
-    """What SFT and GRPO have in common."""
-    return {
-        "output_dir": tempfile.mkdtemp(),
-        "save_strategy": "no",
-        "report_to": "none",
-        "max_steps": STEPS,
-        "gradient_checkpointing": True,
-        "optim": profile.optim,
-        "bf16": profile.dtype == "bfloat16",
-        "fp16": profile.dtype == "float16",
-    }
-
-
-def sft_steps(profile, model, tokenizer) -> dict:
-    """SFT steps on rows of the greatest length that notebook 03 lets through."""
-    import torch
-    from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
-
-    length = profile.max_seq_length // 2
-    ids = torch.randint(100, 500, (64, length)).tolist()
-    mask = [0] * (length // 4) + [1] * (length - length // 4)
-    config = SFTConfig(
-        per_device_train_batch_size=profile.sft_batch_size,
-        gradient_accumulation_steps=profile.sft_grad_accum,
-        max_length=profile.max_seq_length,
-        completion_only_loss=True,
-        packing=False,
-        **common(profile),
-    )
-    rows = [{"input_ids": row, "completion_mask": mask} for row in ids]
-    return timed_steps(
-        SFTTrainer(
-            model=model,
-            args=config,
-            processing_class=tokenizer,
-            train_dataset=Dataset.from_list(rows),
-        )
-    )
-
-
-def grpo_steps(profile, model, tokenizer, peft_config=None, **more) -> dict:
-    """GRPO steps with completions of the greatest length and rewards at random."""
-    import torch
-    from datasets import Dataset
-    from trl import GRPOConfig, GRPOTrainer
-
-    from grpo_course.ground import data
-    from grpo_course.template import apply_template, as_prompt
-
-    problems = data.load_rows("embedded:grpo", "grpo")
-    tokens = profile.max_completion_length
-    config = GRPOConfig(
-        learning_rate=5e-6,
-        per_device_train_batch_size=profile.grpo_batch_size,
-        gradient_accumulation_steps=profile.grpo_grad_accum,
-        num_generations=profile.num_generations,
-        max_completion_length=tokens,
-        generation_kwargs={"min_tokens": tokens, "ignore_eos": True},
-        use_vllm=True,
-        vllm_mode="colocate",
-        beta=0.0,
-        loss_type="dapo",
-        epsilon_high=0.2,
-        **common(profile),
-        **more,
-    )
-    trainer = GRPOTrainer(
-        model=model,
-        args=config,
-        processing_class=apply_template(tokenizer),
-        reward_funcs=lambda completions, **_: torch.rand(len(completions)).tolist(),
-        train_dataset=Dataset.from_list(
-            [{"prompt": as_prompt(row["prompt"])} for row in problems]
-        ),
-        peft_config=peft_config,
-    )
-    generate, generating = trainer.vllm_generation.generate, []
-
-    def timed(*args, **kwargs):
-        begin = time.monotonic()
-        result = generate(*args, **kwargs)
-        generating.append(time.monotonic() - begin)
-        return result
-
-    trainer.vllm_generation.generate = timed
-    took = timed_steps(trainer)
-    name = "completions/mean_length"
-    lengths = {entry[name] for entry in trainer.state.log_history if name in entry}
-    assert lengths == {float(tokens)}, f"The completions have other lengths: {lengths}"
-    completions = profile.grpo_batch_size * profile.grpo_grad_accum
-    return took | {
-        "completions": completions,
-        "tokens": tokens,
-        "of_it_generating_s": round(statistics.median(generating[1:]), 2),
-        "tokens_per_s": round(completions * tokens / took["step_s"]),
-    }
-
-
-def timed_steps(trainer) -> dict:
-    """Train: seconds of the first step, the median of the others, GiB at the peak."""
-    import torch
-    from transformers import TrainerCallback
-
-    seconds = []
-
-    class Clock(TrainerCallback):
-        def on_step_begin(self, *args, **kwargs):
-            self.started = time.monotonic()
-
-        def on_step_end(self, *args, **kwargs):
-            torch.cuda.synchronize()
-            seconds.append(time.monotonic() - self.started)
-
-    trainer.add_callback(Clock())
-    torch.cuda.reset_peak_memory_stats()
-    trainer.train()
-    return {
-        "first_step_s": round(seconds[0], 1),
-        "step_s": round(statistics.median(seconds[1:]), 2),
-        "gib_peak": round(memory.gpu_gib(peak=True), 1),
-        "n": len(seconds) - 1,
     }
 
 
