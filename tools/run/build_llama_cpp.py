@@ -22,6 +22,7 @@ import tempfile
 from pathlib import Path
 
 from grpo_course.ground import llama_cpp
+from tools import write_whole
 from tools.run import nbtools
 from tools.run.status_line import StatusLine
 
@@ -122,9 +123,7 @@ def enter_tokenizer(converter: Path, model: Path) -> None:
     entry = f'        if chkhsh == "{fingerprint}":\n            res = "qwen2"\n'
     if source.count(anchor) != 1:
         sys.exit(f"{converter} is not the converter that this course knows.")
-    partial = converter.with_suffix(".new")
-    partial.write_text(source.replace(anchor, anchor + entry))
-    partial.replace(converter)
+    write_whole(converter, source.replace(anchor, anchor + entry))
 
 
 def fingerprint_of(source: str, model: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import nbformat
 
-from tools import FOLDER, ROOT  # noqa: F401  # FOLDER: where the notebooks are
+from tools import FOLDER, ROOT, write_whole  # noqa: F401  # FOLDER: where they are
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 SET_UP = "set-up"  # the tag of the cells for Colab and Kaggle, which are not run here
@@ -25,10 +25,7 @@ def read(path: Path) -> nbformat.NotebookNode:
 
 def write(notebook: nbformat.NotebookNode, path: Path) -> None:
     """Write a notebook whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    nbformat.write(notebook, partial)
-    partial.replace(path)
+    write_whole(path, nbformat.writes(notebook).removesuffix("\n") + "\n")
 
 
 def code_cells(notebook: nbformat.NotebookNode) -> list:
