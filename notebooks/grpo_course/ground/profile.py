@@ -7,7 +7,6 @@ change one value, set an environment variable before Jupyter starts:
 
     COURSE_PROFILE=l4                 another profile
     COURSE_GRPO_STEPS=20              one field of it (COURSE_ + the field in capitals)
-    COURSE_MODEL_NAME=~/my-qwen3      a hub id or a local folder
 """
 
 import logging
@@ -23,14 +22,12 @@ from pydantic.dataclasses import dataclass
 
 from . import rules
 from .hardware import Hardware, conditions_here, detect_hardware
+from .paths import can_be_folder, local_path
 from .rules import closest_name
 from .session import masked
-from .paths import can_be_folder, local_path
 
-STAGES = ("base", "template", "sft", "grpo", "export")  # in the order they are made
-PROMPT_ROOM = 64  # tokens at least; the system prompt alone takes most of them
-
-log = logging.getLogger(__name__)
+STAGES = ("base", "template", "sft", "grpo")  # in the order they are made
+ROOM = 64  # tokens for a prompt, at least: the system prompt takes most of them
 
 
 class ProfileError(ValueError):
@@ -43,11 +40,10 @@ class ProfileError(ValueError):
 # Marks a field with the first stage that it decides. A field without a mark costs memory
 # or time, or says what is measured and reported; the stages stay what they are.
 T = TypeVar("T")
-Base, Template, Sft = (Annotated[T, stage] for stage in STAGES[:3])
-Grpo, Export = (Annotated[T, stage] for stage in STAGES[3:])
+Base, Template, Sft, Grpo = (Annotated[T, stage] for stage in STAGES)
 
 
-@dataclass(frozen=True, config=ConfigDict(allow_inf_nan=False))
+@dataclass(frozen=True, config=ConfigDict(allow_inf_nan=False, hide_input_in_errors=True))
 class Profile:
     """The settings of one run. The defaults are what the GPU profiles share."""
 
@@ -102,7 +98,7 @@ class Profile:
     mask_truncated: Grpo[bool] = False  # leave cut-off completions out of the loss
 
     # Export (notebook 06)
-    exports: Export[rules.Exports] = "lora,merged_16bit"  # formats, with commas
+    exports: rules.Exports = "lora,merged_16bit"  # formats, with commas
     hub_repo: rules.HubRepo = ""  # owner/name to upload to, private; empty: no upload
 
     # Evaluation (notebooks 01, 03, 05 and 06), checkpoints and tracking
@@ -146,7 +142,7 @@ class Profile:
     @property
     def export_formats(self) -> tuple[str, ...]:
         """`exports` as a tuple, each format once."""
-        return tuple(dict.fromkeys(name.strip() for name in self.exports.split(",")))
+        return tuple(dict.fromkeys(map(str.strip, self.exports.split(","))))
 
     def settings_for(self, stage: str) -> dict:
         """The fields that decide what a stage contains, by field name.
@@ -170,8 +166,7 @@ def require(profile: Profile, conditions: Iterable[tuple]) -> None:
     """Raise ProfileError for the first of (field, does it work?, what to say if not)."""
     for name, works, problem in conditions:
         if not works:
-            value = getattr(profile, name)
-            raise ProfileError(_sentence(profile.name, name, value, problem))
+            raise ProfileError(_said(profile.name, name, getattr(profile, name), problem))
 
 
 def _conditions(p: Profile) -> Iterator[tuple]:
@@ -182,8 +177,7 @@ def _conditions(p: Profile) -> Iterator[tuple]:
     yield "grpo_batch_size", multiple, f"{problem}num_generations={p.num_generations}"
     room = max(p.max_seq_length - p.max_completion_length, 0)
     problem = f"leaves {room} tokens for a prompt in max_seq_length={p.max_seq_length}"
-    enough = room >= PROMPT_ROOM
-    yield "max_completion_length", enough, f"{problem}: {PROMPT_ROOM} are the least"
+    yield "max_completion_length", room >= ROOM, f"{problem}: {ROOM} are the least"
     least = 1.0 if p.loss_type == "cispo" else p.epsilon
     problem = f"should be at least {least} with loss_type={p.loss_type}"
     yield "epsilon_high", p.clip_high >= least, f"{problem}, epsilon={p.epsilon}"
@@ -198,7 +192,7 @@ def _conditions(p: Profile) -> Iterator[tuple]:
     yield "gpu_memory_utilization", share, "should be a number with fast_inference"
 
 
-def _sentence(profile: str, name: str, value, problem: str) -> str:
+def _said(profile: str, name: str, value, problem: str) -> str:
     variable = SETTABLE.get(name, "COURSE_PROFILE")
     return f"{name}={value!r} {problem} ({variable}, profile {profile})."
 
@@ -207,9 +201,9 @@ SETTABLE = {  # each field that can be changed, and the variable that does it
     field.name: f"COURSE_{field.name.upper()}" for field in fields(Profile)[3:]
 }
 TABLES = tomllib.loads(Path(__file__).with_name("profiles.toml").read_text())
-TINY = TABLES.pop("tiny")
+TINY = {True: TABLES.pop("tiny"), False: {}}
 PROFILES = {
-    name: Profile(name, **(TINY if values.pop("tiny", False) else {}) | values)
+    name: Profile(name, **TINY[values.pop("tiny", False)] | values)
     for name, values in TABLES.items()
 }
 BY_HARDWARE = ("a100", "a100-40", "l4", "t4")  # the first that fits is taken
@@ -225,8 +219,7 @@ def load_profile(environ: Mapping[str, str] = os.environ) -> Profile:
     hardware = detect_hardware()
     name = environ.get("COURSE_PROFILE", _fitting(hardware))
     if name not in PROFILES:
-        choices = ", ".join(PROFILES)
-        raise ProfileError(f"COURSE_PROFILE={name!r} is no profile: take {choices}.")
+        raise ProfileError(f"COURSE_PROFILE={name!r} is none of {', '.join(PROFILES)}.")
     given = {f: environ[v] for f, v in SETTABLE.items() if v in environ}
     try:
         profile = Profile(**vars(PROFILES[name]) | given)
@@ -241,8 +234,8 @@ def _first_problem(error: ValidationError, profile: str) -> str:
     problem = str(first.get("ctx", {}).get("error") or first["msg"])
     if not first["loc"]:  # of several fields together: a sentence already
         return problem
-    problem = problem.replace("Input should", "should")
-    return _sentence(profile, first["loc"][0], first["input"], problem)
+    problem = problem.removeprefix("Input ")
+    return _said(profile, first["loc"][0], first["input"], problem)
 
 
 def _check_variables(environ: Mapping[str, str]) -> None:
@@ -252,7 +245,7 @@ def _check_variables(environ: Mapping[str, str]) -> None:
         if meant := closest_name(variable, known):
             raise ProfileError(f"{variable} is no setting; the closest is {meant}.")
         if variable.upper().startswith("COURSE_"):
-            log.warning("%s is no setting of the course: ignored.", variable)
+            logging.getLogger(__name__).warning(f"{variable} is no setting: ignored.")
     if not can_be_folder(home := environ.get("COURSE_HOME", "").strip()):
         raise ProfileError(f"COURSE_HOME={home!r} can be no folder: take another.")
 
