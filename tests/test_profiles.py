@@ -30,7 +30,15 @@ SETTABLE = list(profiles.SETTABLE)
 INTEGERS = [n for n in SETTABLE if type(getattr(PROFILES["a100"], n)) is int]
 NUMBERS = [n for n in SETTABLE if type(getattr(PROFILES["a100"], n)) is float]
 NUMBERS += [*INTEGERS, "gpu_gib", "epsilon_high"]
-MAY_BE_ZERO = {"seed", "sft_examples", "sft_warmup_steps", "weight_decay", "beta"}
+MAY_BE_ZERO = {
+    "seed",
+    "own_answers",
+    "pass_samples",
+    "sft_examples",
+    "sft_warmup_steps",
+    "weight_decay",
+    "beta",
+}
 MAY_BE_ZERO |= {"grpo_warmup_ratio", "min_p"}
 
 
@@ -116,6 +124,7 @@ def _other_value(field):
         "reward": "random",
         "template": "qwen3",
         "track": "disabled",
+        "train_anyway": True,
         "exports": "lora,merged_16bit,gguf_q8_0",
         "hub_repo": "owner/name",
         "optim": "adamw_torch_fused",
@@ -409,7 +418,7 @@ def test_a_setting_changes_the_stages_that_depend_on_it(field):
     if first != "unsaid":
         assert differ[:1] == ([first] if first else [])
     free = {"fast_inference", "gpu_memory_utilization", "use_gradient_checkpointing"}
-    if field in free | {"save_steps", "track", "hub_repo"}:
+    if field in free | {"save_steps", "train_anyway", "track", "hub_repo"}:
         assert not differ
     if field in ("model_name", "dtype", "lora_rank", "seed"):
         assert differ == stages

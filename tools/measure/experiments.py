@@ -84,11 +84,15 @@ EXPERIMENTS = {
         "ten times the rate", (3407,), grpo_learning_rate=CPU.grpo_learning_rate * 10
     ),
     "sick-limit": changed(
-        "completions cut after 32 tokens", (3407,), max_completion_length=32
+        "completions cut after 32 tokens",
+        (3407,),
+        max_completion_length=32,
+        train_anyway=True,
     ),
     "sick-cold": Experiment(
         "no warm-up: SFT at a rate that changes nothing",
         {
+            "COURSE_TRAIN_ANYWAY": "true",
             "COURSE_SFT_LEARNING_RATE": "1e-12",
             "COURSE_SFT_EXAMPLES": "8",
             "COURSE_SFT_EPOCHS": "1",

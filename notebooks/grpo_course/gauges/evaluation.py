@@ -75,9 +75,14 @@ def evaluate(
     return mark(completions, [row["answer"] for row in problems])
 
 
-def mark(completions: list[Completion], answers: list[str]) -> Evaluation:
-    """Set completions against the true answers, one for one."""
-    solutions = [extract_solution(completion.text) for completion in completions]
+def mark(
+    completions: list[Completion], answers: list[str], answer_of=extract_solution
+) -> Evaluation:
+    """Set completions against the true answers, one for one.
+
+    answer_of: finds the answer in a text; None where there is none.
+    """
+    solutions = [answer_of(completion.text) for completion in completions]
     return Evaluation(
         completions,
         correct=[

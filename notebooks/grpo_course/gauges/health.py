@@ -37,7 +37,7 @@ class TrainingStopped(RuntimeError):
 def health_callback(profile):
     """A TrainerCallback that prints what it notices; it may raise TrainingStopped.
 
-    It also seals checkpoints of a healthy model, so that a resumed run knows them again.
+    It also seals the checkpoints of a healthy model, for a resumed run to know them.
     """
     from transformers import TrainerCallback
 

@@ -90,7 +90,7 @@ def _curves(profile, name: str) -> TrainerCallback:
         """SwanLab's callback: with TRL's names, samples, and one curve for a training.
 
         If that was killed, SwanLab's cloud goes on with the experiment. On disk it
-        cannot: a new one gets what the trainer's log has, and takes the old one's place.
+        cannot: a new one gets what the trainer's log has, and takes its place.
         """
 
         off = False
@@ -151,7 +151,7 @@ def _curves(profile, name: str) -> TrainerCallback:
                 swanlab.log({"completions": texts}, step=step)
 
         def _log(self, payload, step: int) -> None:
-            """The base class's, for finite numbers, in our order, and without train/."""
+            """The base class's, for finite numbers, in our order, without train/."""
             self.step = max(self.step, step)
             found = {n.removeprefix("train/"): finite(v) for n, v in payload.items()}
             order = sorted(found, key=lambda n: FIRST.index(n) if n in FIRST else 99)

@@ -19,7 +19,7 @@ class Flaw(Exception):
 
 
 def json_bytes(value) -> bytes:
-    """A value as JSON, always the same bytes. Raises ValueError for NaN and infinity."""
+    """A value as JSON, always the same bytes. Raises ValueError for NaN or infinity."""
     text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False)
     return text.encode() + b"\n"
 
@@ -37,7 +37,7 @@ def file_entry(path: Path) -> dict:
 
 
 def list_files(path: Path) -> dict[str, dict]:
-    """The entry of every file, by its relative name. Raises Flaw for a link or the like."""
+    """The entry of every file, by its relative name. Raises Flaw for links and such."""
     entries = {}
     for file in path.rglob("*"):
         name = file.relative_to(path).as_posix()

@@ -1,8 +1,8 @@
 """Reward functions from a file of your own: COURSE_REWARD=./my_rewards.py:brief,right.
 
 Each is called as TRL calls it, with keywords: `prompts` and `completions` (a list of
-messages each), `completion_ids`, the columns of the data (`answer`) and more. It returns
-a number for each completion, or None where it has no opinion.
+messages each), `completion_ids`, the columns of the data (`answer`) and more. It
+returns a number for each completion, or None where it has no opinion.
 """
 
 import hashlib
@@ -47,7 +47,9 @@ def _tried(name: str, function: Callable | None) -> Callable:
     try:
         inspect.signature(function).bind(**PROBE)
     except (TypeError, ValueError) as error:
-        wanted = f"it should take completions, what else it needs, and **kwargs ({error})"
+        wanted = (
+            f"it should take completions, what else it needs, and **kwargs ({error})"
+        )
         raise ValueError(f"names {name}, which TRL cannot call: {wanted}") from None
     try:
         scores = list(function(**PROBE))

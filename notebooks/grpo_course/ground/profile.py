@@ -37,8 +37,8 @@ class ProfileError(ValueError):
         super().__init__(masked(message))
 
 
-# Marks a field with the first stage that it decides. A field without a mark costs memory
-# or time, or says what is measured and reported; the stages stay what they are.
+# Marks a field with the first stage that it decides. A field without a mark costs
+# memory or time, or says what is measured and reported; the stages stay as they are.
 T = TypeVar("T")
 Base, Template, Sft, Grpo = (Annotated[T, stage] for stage in STAGES)
 
@@ -57,7 +57,7 @@ class Profile:
     load_in_4bit: Base[bool] = False
     fast_inference: bool = True  # generate with vLLM
     gpu_memory_utilization: rules.RateOrNone = 0.7  # vLLM's share of the GPU
-    gpu_gib: rules.PositiveOrNone = None  # act as a GPU with so many GiB; None: take all
+    gpu_gib: rules.PositiveOrNone = None  # act as a GPU with so many GiB
     max_seq_length: Base[rules.Count] = 2048  # tokens of prompt and completion together
     lora_rank: Base[rules.Small] = 32
     lora_alpha: Base[rules.Small] = 64
@@ -71,24 +71,25 @@ class Profile:
     optim: Sft[rules.Optim] = "adamw_8bit"
     weight_decay: Sft[rules.Share] = 0.01
     sft_data: Sft[rules.SftData] = "unsloth/OpenMathReasoning-mini:cot"
+    own_answers: Sft[rules.FewOrNone] = 4  # sampled a problem; 0: the data's solutions
     sft_examples: Sft[rules.CountOrZero] = 0  # at most so many; 0: all
-    sft_epochs: Sft[rules.Small] = 2
+    sft_epochs: Sft[rules.Small] = 1
     sft_batch_size: Sft[rules.Small] = 1  # examples per micro-batch
-    sft_grad_accum: Sft[rules.Small] = 1
-    sft_learning_rate: Sft[rules.Rate] = 2e-4
+    sft_grad_accum: Sft[rules.Small] = 16
+    sft_learning_rate: Sft[rules.Rate] = 1e-4
     sft_warmup_steps: Sft[rules.CountOrZero] = 5
 
     # GRPO (notebook 05)
     grpo_data: Grpo[rules.GrpoData] = "open-r1/DAPO-Math-17k-Processed:en:train"
     reward: Grpo[rules.Reward] = "course"  # or functions of your own: own_rewards
-    grpo_steps: Grpo[rules.Count] = 100  # optimizer steps
+    grpo_steps: Grpo[rules.Count] = 50  # optimizer steps
     num_generations: Grpo[rules.Small] = 8  # completions per prompt: a group's size
     grpo_batch_size: Grpo[rules.Small] = 4  # completions per micro-batch
-    grpo_grad_accum: Grpo[rules.Small] = 8  # micro-batches per optimizer step
-    grpo_learning_rate: Grpo[rules.Rate] = 5e-6
+    grpo_grad_accum: Grpo[rules.Small] = 64  # micro-batches per optimizer step
+    grpo_learning_rate: Grpo[rules.Rate] = 4e-5
     grpo_warmup_ratio: Grpo[rules.ShareBelowOne] = 0.1  # share of the steps
     temperature: Grpo[rules.Positive] = 1.0
-    min_p: Grpo[rules.Share] = 0.1
+    min_p: Grpo[rules.Share] = 0.0
     max_completion_length: Grpo[rules.Count] = 1024  # tokens
     beta: Grpo[rules.Weight] = 0.0  # weight of the KL term; 0: no reference model
     loss_type: Grpo[rules.Loss] = "dapo"
@@ -96,6 +97,7 @@ class Profile:
     epsilon: Grpo[rules.Rate] = 0.2  # clip range of the ratio
     epsilon_high: Grpo[rules.PositiveOrNone] = None  # None: see clip_high
     mask_truncated: Grpo[bool] = False  # leave cut-off completions out of the loss
+    pass_samples: Grpo[rules.FewOrNone] = 4  # to drop problems always or never solved
 
     # Export (notebook 06)
     exports: rules.Exports = "lora,merged_16bit"  # formats, with commas
@@ -103,6 +105,7 @@ class Profile:
 
     # Evaluation (notebooks 01, 03, 05 and 06), checkpoints and tracking
     save_steps: rules.Count = 25  # steps between checkpoints
+    train_anyway: bool = False  # begin GRPO although it can learn nothing
     eval_data: rules.EvalData = "openai/gsm8k:main:test"
     eval_problems: rules.Count = 300
     eval_batch_size: rules.Small = 64
@@ -125,7 +128,7 @@ class Profile:
 
     @property
     def own_reward(self) -> bool:
-        """Does `reward` name functions of a local file? Then answers may be any text."""
+        """Does `reward` name functions of a file? Then answers may be any text."""
         return ":" in self.reward
 
     @property
@@ -163,7 +166,7 @@ class Profile:
 
 
 def require(profile: Profile, conditions: Iterable[tuple]) -> None:
-    """Raise ProfileError for the first of (field, does it work?, what to say if not)."""
+    """Raise ProfileError for the first of (field, works?, what to say if not)."""
     for name, works, problem in conditions:
         if not works:
             raise ProfileError(_said(profile.name, name, getattr(profile, name), problem))
@@ -212,8 +215,9 @@ BY_HARDWARE = ("a100", "a100-40", "l4", "t4")  # the first that fits is taken
 def load_profile(environ: Mapping[str, str] = os.environ) -> Profile:
     """Choose a profile, apply the COURSE_* overrides, and check the result.
 
-    No model or data is loaded; a reward file of your own is tried. Raises ProfileError for any value that cannot work
-    and for a variable that is a misspelt setting; of others like COURSE_ID it warns.
+    No model or data is loaded; a reward file of your own is tried. Raises
+    ProfileError for any value that cannot work and for a variable that is a misspelt
+    setting; of others like COURSE_ID it warns.
     """
     _check_variables(environ)
     hardware = detect_hardware()

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from .session import masked
 from .own_rewards import tried
 from .paths import local_path
+from .session import masked
 
 EXPORTS = "lora merged_16bit merged_4bit gguf_f16 gguf_q8_0 gguf_q4_k_m".split()
 DATA_FILES = (".jsonl", ".json", ".csv", ".parquet")
@@ -22,7 +22,7 @@ HUB_DATA = r"[\w.-]+/[\w.-]+(:[\w.-]+){1,2}"
 def closest_name(variable: str, known: list[str]) -> str | None:
     """The one of the variables COURSE_... that this misspells; None if it is another's.
 
-    COURSE_ID is close to nothing, and COURSESEED means one of ours only letter by letter.
+    COURSE_ID is close to nothing; COURSESEED means one of ours only letter by letter.
     """
     if match := re.fullmatch("COURSE(_?)(.+)", variable.upper()):
         names = [name.removeprefix("COURSE_") for name in known]
@@ -77,6 +77,7 @@ def _data(embedded: str):
 # Numbers. A larger one than these is a slip, not a wish.
 Small = Annotated[int, Field(gt=0, le=4096)]
 Count = Annotated[int, Field(gt=0, le=2**20)]
+FewOrNone = Annotated[int, Field(ge=0, le=64)]
 CountOrZero = Annotated[int, Field(ge=0, le=2**20)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # numpy takes no larger one
 Rate = Annotated[float, Field(gt=0, le=1)]
@@ -105,7 +106,9 @@ Reward = Annotated[
     AfterValidator(lambda text: text if text in REWARDS else tried(text)[0]),
 ]
 Model = Annotated[str, _must(_is_model, "should be a hub id or a local folder")]
-SftData, GrpoData, EvalData = map(_data, ("embedded:sft", "embedded:grpo", "embedded:test"))
+SftData, GrpoData, EvalData = map(
+    _data, ("embedded:sft", "embedded:grpo", "embedded:test")
+)
 Exports = Annotated[
     str, _must(_are_exports, f"should be some of {', '.join(EXPORTS)}, with commas")
 ]

@@ -33,8 +33,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .files import Flaw, check_sums, digest, json_bytes, list_files
-from .files import remove, sync
+from .files import Flaw, check_sums, digest, json_bytes, list_files, remove, sync
 from .paths import REPO, local_path
 from .profile import Profile
 from .rules import EXPORTS
@@ -87,7 +86,7 @@ class Stage:
 
 @dataclass
 class Draft:
-    """A stage being written: save files in `path`, note in `metrics` how it was made."""
+    """A stage being written: save files in `path`, note in `metrics` how it came."""
 
     path: Path
     metrics: dict = field(default_factory=dict)
@@ -192,7 +191,9 @@ def _read_manifest(path: Path) -> dict:
         manifest = json.loads((path / MANIFEST).read_bytes())
         intact = manifest == _sealed(manifest) and manifest["format"] == FORMAT
         intact = intact and all(isinstance(manifest[part], dict) for part in PARTS)
-        intact = intact and path.name == _folder_name(manifest) and not path.is_symlink()
+        intact = (
+            intact and path.name == _folder_name(manifest) and not path.is_symlink()
+        )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         intact = False
     if not intact:
@@ -260,7 +261,7 @@ def write_stage(
 
 
 def write_metrics(stage: Stage, metrics: dict) -> Stage:
-    """Keep what was measured of a stage, in place of what was; the stage stays as it is.
+    """Keep what was measured of a stage, in place of what was; it stays as it is.
 
     metrics: plain JSON without NaN. Raises StageError as `write_stage` does.
     """
@@ -289,8 +290,8 @@ def check_disk(name: str, needed: int) -> None:
     if needed and free < needed + SPARE:
         raise StageError(
             f"The stage {name} needs {gib(needed + SPARE)} of disk and {home()} has "
-            f"{gib(free)} free: make room, set COURSE_HOME to a larger disk, or take it "
-            "out of COURSE_EXPORTS."
+            f"{gib(free)} free: make room, set COURSE_HOME to a larger disk, or take "
+            "it out of COURSE_EXPORTS."
         )
 
 
@@ -468,11 +469,15 @@ def adapter_is_zero(path: Path) -> bool:
 
 def _before(name: str) -> str | None:
     """The stage that one is made from. Raises KeyError for a name that is no stage."""
-    return "grpo" if name in EXPORTS else dict(zip(ORDER, [None, *ORDER], strict=False))[name]
+    return (
+        "grpo"
+        if name in EXPORTS
+        else dict(zip(ORDER, [None, *ORDER], strict=False))[name]
+    )
 
 
 def _deciding(name, profile, parent: Stage | None, facts: dict | None) -> dict:
-    """The part of a manifest that decides what a stage is; without facts, any will do."""
+    """The part of a manifest that decides a stage; without facts, any will do."""
     settings = profile.settings_for(name) if name in ORDER else {}
     model = parent.manifest["base_model"] if parent else _base_model(profile.model_name)
     wanted = {

@@ -1,9 +1,9 @@
-"""The four styles in which the tiny model, and the rows made for it, work a problem out.
+"""The four styles in which the tiny model and its data work a problem out.
 
-    none        The answer is 42.
-    expression  2*8+26=42.
-    steps       2*8=16. 16+26=42.
-    detail      2*8=16. 16+26: 16+20=36, 36+6=42.
+none        The answer is 42.
+expression  2*8+26=42.
+steps       2*8=16. 16+26=42.
+detail      2*8=16. 16+26: 16+20=36, 36+6=42.
 """
 
 import re

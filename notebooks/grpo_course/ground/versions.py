@@ -98,8 +98,8 @@ def check() -> str:
         if which == "platform":
             remedy = "install one that is built for this GPU's driver"
         raise VersionError(
-            f"torch {wrong['torch'] or '(none)'} is installed and {file} asks for torch "
-            f"{pinned['torch']}: {remedy}, then restart the kernel."
+            f"torch {wrong['torch'] or '(none)'} is installed and {file} asks for "
+            f"torch {pinned['torch']}: {remedy}, then restart the kernel."
         )
     if not wrong:
         kept = f", beside torch {installed()['torch']} and without vLLM"
