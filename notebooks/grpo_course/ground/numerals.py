@@ -50,7 +50,8 @@ hundre(?:d|ds|dths?) thousan(?:d|ds|dths?) [a-z]{1,6}illi(?:on|ard)[a-z]{0,3}
 tausend mil(?:le)? lakhs? crores? mi?o mrd mln bn mn half halves thirds? fourths?
 quarters? fifths? sixths? sevenths? eighths? ninths? tenths? twice double triple
 squared? cubed? roots? power factorial log ln pi mod plus minus negative times over
-divided less more least most than point base and or not no never but except either neither [a-z]+n't"""
+divided less more least most than point base and or not no never but except either
+neither [a-z]+n't"""
 CHANGES = re.compile(
     rf"(?i:\b(?:{'|'.join(WORDS.split())})\b)"
     r"|\b(?![aghlmsIL]\b)[A-Za-z]\b"  # a variable, or k, M, B
