@@ -35,8 +35,8 @@ class TooLittle(MemoryError):
 def check(step: str, profile, model):
     """What `step` ("sft" or "grpo") needs on top of the loaded model, as a DataFrame.
 
-    Rows memory and disk, columns "needed (GiB)" and "there (GiB)". Raises TooLittle, one
-    sentence, where there is less than is needed.
+    Rows memory and disk, columns "needed (GiB)" and "there (GiB)". Raises TooLittle,
+    one sentence, where there is less than is needed.
     """
     import pandas as pd
 
