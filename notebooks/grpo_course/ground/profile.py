@@ -72,7 +72,7 @@ class Profile:
     weight_decay: Sft[rules.Share] = 0.01
     sft_data: Sft[rules.SftData] = "unsloth/OpenMathReasoning-mini:cot"
     own_answers: Sft[rules.FewOrNone] = 4  # sampled a problem; 0: the data's solutions
-    sft_examples: Sft[rules.CountOrZero] = 0  # at most so many; 0: all
+    sft_examples: Sft[rules.CountOrZero] = 1200  # at most so many; 0: all
     sft_epochs: Sft[rules.Small] = 1
     sft_batch_size: Sft[rules.Small] = 1  # examples per micro-batch
     sft_grad_accum: Sft[rules.Small] = 16
@@ -130,6 +130,11 @@ class Profile:
     def own_reward(self) -> bool:
         """Does `reward` name functions of a file? Then answers may be any text."""
         return ":" in self.reward
+
+    @property
+    def grpo_prompts(self) -> int:
+        """Prompts per optimizer step."""
+        return self.grpo_generation_batch // self.num_generations
 
     @property
     def grpo_generation_batch(self) -> int:
