@@ -43,7 +43,10 @@ T = TypeVar("T")
 Base, Template, Sft, Grpo = (Annotated[T, stage] for stage in STAGES)
 
 
-@dataclass(frozen=True, config=ConfigDict(allow_inf_nan=False, hide_input_in_errors=True))
+CONFIG = ConfigDict(allow_inf_nan=False, hide_input_in_errors=True)
+
+
+@dataclass(frozen=True, config=CONFIG)
 class Profile:
     """The settings of one run. The defaults are what the GPU profiles share."""
 
@@ -174,7 +177,8 @@ def require(profile: Profile, conditions: Iterable[tuple]) -> None:
     """Raise ProfileError for the first of (field, works?, what to say if not)."""
     for name, works, problem in conditions:
         if not works:
-            raise ProfileError(_said(profile.name, name, getattr(profile, name), problem))
+            value = getattr(profile, name)
+            raise ProfileError(_said(profile.name, name, value, problem))
 
 
 def _conditions(p: Profile) -> Iterator[tuple]:
@@ -184,7 +188,8 @@ def _conditions(p: Profile) -> Iterator[tuple]:
     problem = f"times grpo_grad_accum={p.grpo_grad_accum} should be a multiple of "
     yield "grpo_batch_size", multiple, f"{problem}num_generations={p.num_generations}"
     room = max(p.max_seq_length - p.max_completion_length, 0)
-    problem = f"leaves {room} tokens for a prompt in max_seq_length={p.max_seq_length}"
+    there = f"max_seq_length={p.max_seq_length} (COURSE_MAX_SEQ_LENGTH)"
+    problem = f"leaves {room} tokens for a prompt in {there}"
     yield "max_completion_length", room >= ROOM, f"{problem}: {ROOM} are the least"
     least = 1.0 if p.loss_type == "cispo" else p.epsilon
     problem = f"should be at least {least} with loss_type={p.loss_type}"
