@@ -8,10 +8,12 @@ with fewer steps, then marks 60 held-out problems. The curve stands beside that 
 try before. No stage is made or replaced: all of it is in COURSE_HOME/try.
 """
 
+import io
 import json
 import os
 import shutil
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from grpo_course.ground import stages
@@ -40,8 +42,10 @@ def train() -> dict:
     names, code = {"__name__": "__main__"}, nbtools.code_cells(nbtools.read(path))
     os.chdir(path.parent)
     for source in [cell.source for cell in code if "plt.show" not in cell.source]:
-        exec(compile(source, path.name, "exec"), names)
-        if "trainer.train(" in source:
+        trains = "trainer.train(" in source
+        with redirect_stdout(sys.stdout if trains else io.StringIO()):
+            exec(compile(source, path.name, "exec"), names)
+        if trains:
             return names
 
 
@@ -64,7 +68,7 @@ def as_text(now: dict, last: dict | None) -> str:
     """Both curves, by groups of steps, and what came of them."""
     curves = [now["curve"], last["curve"] if last else []]
     size = -(-len(curves[0]) // ROWS)
-    lines = ["steps     right  the try before"]
+    lines = ["\n\nsteps     right  the try before"]
     for start in range(0, len(curves[0]), size):
         parts = [curve[start : start + size] for curve in curves]
         shares = [f"{sum(part) / len(part):.0%}" if part else "-" for part in parts]
