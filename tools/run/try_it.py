@@ -16,6 +16,8 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
+from IPython.core.interactiveshell import InteractiveShell
+
 from grpo_course.ground import stages
 from tools.run import nbtools
 
@@ -39,14 +41,14 @@ def prepare(home: Path, place: Path) -> None:
 def train() -> dict:
     """Run notebook 05 up to its training, without pictures; all names it has made."""
     (path,) = nbtools.FOLDER.glob("05_*.ipynb")
-    names, code = {"__name__": "__main__"}, nbtools.code_cells(nbtools.read(path))
+    shell, code = InteractiveShell.instance(), nbtools.code_cells(nbtools.read(path))
     os.chdir(path.parent)
     for source in [cell.source for cell in code if "plt.show" not in cell.source]:
         trains = "trainer.train(" in source
         with redirect_stdout(sys.stdout if trains else io.StringIO()):
-            exec(compile(source, path.name, "exec"), names)
+            shell.run_cell(source).raise_error()
         if trains:
-            return names
+            return shell.user_ns
 
 
 def measure(names: dict) -> dict:

@@ -28,13 +28,15 @@ On Colab and Kaggle the next cell fetches the course and installs its pinned pac
 CODE = """\
 import os
 import runpy
+import subprocess
 import sys
 
 if {{"COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"}} & os.environ.keys():
     if not os.path.exists("grpo_course"):  # not in its folder yet
         course = "{repository} {reference}"
         fetch = f"git fetch -q --depth 1 {{course}} && git checkout -q FETCH_HEAD"
-        if os.system(f"git init -q grpo-course && cd grpo-course && {{fetch}}"):
+        fetch = f"git init -q grpo-course && cd grpo-course && {{fetch}}"
+        if subprocess.call(fetch, shell=True):
             sys.exit(f"{{course}} could not be fetched: is the internet switched on?")
         os.chdir("grpo-course/notebooks")
     sys.path.insert(0, os.getcwd())
