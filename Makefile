@@ -4,7 +4,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 
 .PHONY: help course try lab watch test check format export notebooks seeds experiments
-.PHONY: results screenshots badges release-check llama lock audit clean env
+.PHONY: flight results screenshots badges release-check llama lock audit clean env
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -45,10 +45,15 @@ seeds: env  ## three seeds and the controls, measured for results/ (about an hou
 experiments: env  ## all that the README and 04 and 05 show (hours; JOBS=16: sooner)
 	@$(RUN) -m tools.measure.run_experiments --jobs $(or $(JOBS),1)
 
+flight: env  ## record the four runs of the flight recorder, after `make seeds`
+	@for run in course sick-cold sick-rate sick-limit; do \
+	  $(RUN) -m tools.measure.flight $$run || exit 1; done
+
 results: env  ## draw the pictures and write the README's tables, from results/
 	@$(RUN) -m tools.report.draw_road
 	@$(RUN) -m tools.report.draw_results
 	@$(RUN) -m tools.report.needs
+	@$(RUN) -m tools.report.draw_flight
 	@$(RUN) -m tools.report.results
 
 LOCK := $(RUN) -m uv pip compile --quiet --universal --generate-hashes --no-annotate \
