@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from grpo_course.ground import stages, statistics
+from grpo_course.model import adapter_is_zero
 from tools.run import nbtools, run_course, runner
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -110,7 +111,7 @@ def test_grpo_raises_held_out_accuracy(home):
 
 def test_grpo_changed_the_adapter(home):
     folders = [latest(home)[name].path for name in ("template", "sft", "grpo")]
-    zero = [stages.adapter_is_zero(folder) for folder in folders]
+    zero = [adapter_is_zero(folder) for folder in folders]
     assert zero == [True, False, False]
     weights = [contents(folder)["adapter_model.safetensors"] for folder in folders]
     assert len(set(weights)) == 3

@@ -9,14 +9,14 @@ from collections import namedtuple
 
 import pytest
 
-from grpo_course.ground import paths, stages
+from grpo_course.ground import files, manifests, paths, stages
 from grpo_course.ground.profile import PROFILES
 from grpo_course.ground.stages import StageError
 
 CPU = PROFILES["cpu"]
-MODEL = {"name": "a model", "digest": None, "revision": None}
-PARENT = stages.Stage("grpo", None, {"digest": "a" * 64, "base_model": MODEL}, None)
-OTHER = stages.Stage("grpo", None, {"digest": "b" * 64, "base_model": MODEL}, None)
+GRPO = dict.fromkeys(manifests.IDENTITY, "a model")
+PARENT = stages.Stage("grpo", None, GRPO)
+OTHER = stages.Stage("grpo", None, GRPO | {"files": "others"})
 
 
 @pytest.fixture(autouse=True)
@@ -194,4 +194,4 @@ def test_the_manifest_names_the_stage_and_every_file():
     ("size", "text"), [(0, "0.0 MiB"), (3 * 2**19, "1.5 MiB"), (2**34, "16.0 GiB")]
 )
 def test_sizes_are_written_for_a_reader(size, text):
-    assert stages.gib(size) == text
+    assert files.gib(size) == text

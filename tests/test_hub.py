@@ -53,6 +53,7 @@ class FakeApi:
 def chain(profile=PROFILES["cpu"]):
     manifest = {
         "base_model": {"name": profile.model_name, "digest": "ab" * 32},
+        "revision": None,
         "settings": profile.settings_for("grpo"),
         "packages": {"trl": "1.15.0", "python": "3.11.7"},
     }

@@ -35,7 +35,7 @@ from test_stages import (  # noqa: F401
     visible,
 )
 
-from grpo_course.ground import files, stages
+from grpo_course.ground import base_model, checkpoints, paths, stages
 from grpo_course.ground.profile import PROFILES
 from grpo_course.ground.stages import NOTEBOOKS, StageError
 
@@ -173,9 +173,8 @@ def test_a_home_that_cannot_be_made_is_one_sentence(course, tmp_path, monkeypatc
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("COURSE_HOME", str(tmp_path / "file" / "home"))
     for attempt in (
-        lambda: stages.checkpoint_dir("sft", course, template),
+        lambda: checkpoints.claim(checkpoints.folder("sft", course, template)),
         lambda: stages.write_stage("base", course).__enter__(),
-        lambda: stages.claim_checkpoints(stages.home() / "checkpoints" / "sft"),
         lambda: stages.check_disk("lora", 2**60),
     ):
         with pytest.raises(StageError, match="COURSE_HOME"):
@@ -194,7 +193,7 @@ def shipped(tmp_path_factory) -> Path:
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
         (model / name).write_bytes(name.encode() * 9)
     (model / "README.md").write_text("a card")
-    (models / "SHA256SUMS").write_text(files.sums(model))
+    (models / "SHA256SUMS").write_text(base_model.sums(model))
     return models
 
 
@@ -218,7 +217,7 @@ def test_a_damaged_base_model_makes_no_stage(
     damage = data.draw(st.sampled_from(damages), label="damage")
     damage(path, data)
     hidden = [p for p in path.parent.iterdir() if p.name.startswith(".")]
-    made = (root / "home" / "stages").is_dir()
+    made = sorted((root / "home").glob("stages/base-*"))
     if hidden:
         return  # a hidden file is no part of a model
     for attempt in (make, lambda name, profile: stages.check_base_model(profile)):
@@ -226,21 +225,21 @@ def test_a_damaged_base_model_makes_no_stage(
             attempt("base", profile)
         assert path.name in str(error.value) or damage.__name__ in ("add", "rename")
     assert refusal("base", profile)
-    assert (root / "home" / "stages").is_dir() == made
+    assert sorted((root / "home").glob("stages/base-*")) == made
 
 
 def test_the_embedded_model_is_the_listed_one():
-    model = stages.REPO / "models" / "tiny-qwen3"
-    assert (model.parent / "SHA256SUMS").read_text() == files.sums(model)
-    files.check_sums(model)
+    model = paths.REPO / "models" / "tiny-qwen3"
+    assert (model.parent / "SHA256SUMS").read_text() == base_model.sums(model)
+    base_model.check_sums(model)
 
 
 def test_a_model_of_ones_own_needs_no_list(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "model.safetensors").write_bytes(b"x")
-    files.check_sums(tmp_path / "mine")
+    base_model.check_sums(tmp_path / "mine")
     (tmp_path / "SHA256SUMS").write_text("0" * 64 + "  other/model.safetensors\n")
-    files.check_sums(tmp_path / "mine")
+    base_model.check_sums(tmp_path / "mine")
 
 
 @pytest.mark.parametrize(
@@ -261,9 +260,9 @@ def test_the_list_of_a_model_of_ours_cannot_be_switched_off(
     model.mkdir()
     (model / "config.json").write_text("{}")
     (model / "model.safetensors").write_text("weights")
-    (tmp_path / "SHA256SUMS").write_text(files.sums(model))
-    monkeypatch.setattr(files, "MODELS", tmp_path)
-    files.check_sums(model)
+    (tmp_path / "SHA256SUMS").write_text(base_model.sums(model))
+    monkeypatch.setattr(base_model, "MODELS", tmp_path)
+    base_model.check_sums(model)
     damage(tmp_path / "SHA256SUMS")
-    with pytest.raises(files.Flaw, match="tiny/"):
-        files.check_sums(model)
+    with pytest.raises(base_model.Flaw, match="tiny/"):
+        base_model.check_sums(model)

@@ -134,7 +134,7 @@ def train():
 
     from grpo_course import model
     from grpo_course.gauges.health import TrainingStopped, health_callback
-    from grpo_course.ground import stages
+    from grpo_course.ground import checkpoints
     from grpo_course.template import apply_template, as_prompt
     from tools.tiny import arithmetic
 
@@ -169,7 +169,7 @@ def train():
             trainer.train()
         except TrainingStopped as error:
             result = str(error)
-        kept = stages.latest_checkpoint(output)
+        kept = checkpoints.latest(output)
         print(
             json.dumps(
                 {

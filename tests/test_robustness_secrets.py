@@ -9,6 +9,7 @@ import pytest
 
 from grpo_course.ground import stages
 from grpo_course.ground.profile import PROFILES
+from grpo_course.model import adapter_is_zero
 from tools.run import nbtools, runner
 
 ROOT = nbtools.ROOT
@@ -123,5 +124,5 @@ def test_an_adapter_that_is_a_pickle_is_no_adapter(tmp_path):
 
     (tmp_path / "adapter_model.safetensors").write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(Exception, match="(?i)header|safetensors"):
-        stages.adapter_is_zero(tmp_path)
+        adapter_is_zero(tmp_path)
     assert not (tmp_path / "exploded").exists()

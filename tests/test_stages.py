@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from grpo_course.ground import files, stages
+from grpo_course.ground import base_model, checkpoints, files, manifests, stages
 from grpo_course.ground.profile import PROFILES
 from grpo_course.ground.stages import NOTEBOOKS, StageError
+from grpo_course.model import adapter_is_zero
 
 ORDER = [*stages.ORDER, "lora"]  # and an export, which is a stage like the others
 BEFORE = dict(zip(ORDER, [None, *ORDER], strict=False))
@@ -340,20 +341,19 @@ def test_a_link_to_a_folder_inside_a_stage_is_refused(course):
 @pytest.mark.parametrize("name", ["../base/x", "/etc/hostname", "a/../../base/x"])
 def test_a_manifest_that_lists_files_elsewhere_is_refused(course, name):
     path = folder("sft") / "manifest.json"
-    manifest = json.loads(path.read_text())
+    manifest = files.read_sealed(path)
     manifest["files"][name] = {"sha256": "0" * 64, "size": 1}
-    path.write_bytes(files.json_bytes(stages._sealed(manifest)))  # a forged seal
+    files.write_sealed(path, manifest)  # a forged seal
     assert NOTEBOOKS["sft"] in refusal("sft", course)
 
 
 def test_a_forged_stage_is_refused_by_the_stage_after_it(course):
     folder_ = folder("template")
     (folder_ / "adapter_model.safetensors").write_bytes(b"forged")
-    manifest = json.loads((folder_ / "manifest.json").read_text())
+    manifest = files.read_sealed(folder_ / "manifest.json")
     entry = files.file_entry(folder_ / "adapter_model.safetensors")
     manifest["files"]["adapter_model.safetensors"] = entry
-    forged = files.json_bytes(stages._sealed(manifest))
-    (folder_ / "manifest.json").write_bytes(forged)
+    files.write_sealed(folder_ / "manifest.json", manifest)
     metrics_file("template").unlink()
     stages.write_metrics(
         stages.finished("template", course, opened("base", course)), {}
@@ -449,8 +449,7 @@ def test_a_hub_model_is_known_by_the_revision_that_was_downloaded(
     stages.check_base_model(hub)
     download(cache, "a" * 40)
     run_all(hub)
-    model = stages.open_stage("base", hub).manifest["base_model"]
-    assert model["revision"] == "a" * 40
+    assert stages.open_stage("base", hub).manifest["revision"] == "a" * 40
     shutil.rmtree(cache)  # another machine, which has not downloaded it yet
     stages.open_stage("lora", hub)
     download(cache, "b" * 40)  # the model was changed on the hub
@@ -500,7 +499,7 @@ def test_other_facts_make_another_stage_and_the_one_used_last_is_opened(course, 
     assert NOTEBOOKS["grpo"] in refusal("grpo", course)
     assert stages.finished("sft", course, parent, data="a").path == given["a"].path
     assert stages.open_stage("sft", course).path == given["a"].path
-    folders = {stages.checkpoint_dir("sft", course, parent, data=d) for d in "ab"}
+    folders = {checkpoints.folder("sft", course, parent, data=d) for d in "ab"}
     assert len(folders) == 2
 
 
@@ -733,6 +732,41 @@ def test_many_writers_leave_one_whole_stage(course):
     assert visible() == WHOLE
 
 
+# --- What a forger or an odd file system may do
+
+
+@pytest.mark.parametrize("value", [None, 5, [], "text", {}, {"name": "other"}])
+@pytest.mark.parametrize("name", ["base", "sft"])
+@pytest.mark.parametrize("part", ["base_model", "parent"])
+def test_a_stage_of_another_base_or_parent_does_not_open(course, part, name, value):
+    """Sealed anew, and in the folder that its words ask for."""
+    manifest = files.read_sealed(folder(name) / "manifest.json")
+    if manifest[part] == value:
+        return
+    files.write_sealed(folder(name) / "manifest.json", manifest | {part: value})
+    right = folder(name).with_name(manifests.folder_name(manifest | {part: value}))
+    folder(name).rename(right)
+    assert NOTEBOOKS[name] in refusal("lora", course)
+
+
+ODD = ["line\nbreak.bin", "\r.bin", "not utf-8 \udcff.bin", "\u2028", "a" * 200, " "]
+
+
+@pytest.mark.parametrize("name", ODD, ids=range(len(ODD)))
+def test_a_file_of_any_name_in_a_model_or_a_stage_is_one_sentence(
+    course, tmp_path, monkeypatch, name
+):
+    model = shutil.copytree(course.model_name, tmp_path / "model")
+    (tmp_path / "SHA256SUMS").write_text(base_model.sums(model))
+    local = replace(course, model_name=str(model))
+    make("base", local)
+    (model / name).write_bytes(b"")
+    (folder("sft") / name).write_bytes(b"")
+    for profile, notebook in ((local, "base"), (course, "sft")):
+        message = refusal("lora", profile)
+        assert NOTEBOOKS[notebook] in message and message.encode()
+
+
 # --- Checkpoints
 
 
@@ -743,15 +777,15 @@ def checkpoint(root, step):
     (path / "adapter_config.json").write_text("{}")
     (path / "optimizer.pt").write_bytes(bytes(range(100)))
     (path / "trainer_state.json").write_text(json.dumps({"global_step": step}))
-    stages.seal_checkpoint(path)
+    checkpoints.seal(path)
     return path
 
 
 def test_each_setting_and_parent_has_its_own_checkpoints(course):
     template, sft = (stages.open_stage(name, course) for name in ("template", "sft"))
-    path = stages.checkpoint_dir("sft", course, template)
-    assert path == stages.checkpoint_dir("sft", replace(course), template)
-    assert path.is_dir() and stages.latest_checkpoint(path) is None
+    path = checkpoints.folder("sft", course, template)
+    assert path == checkpoints.folder("sft", replace(course), template)
+    assert checkpoints.latest(path) is None
 
     def changed(name):
         settings = course.settings_for("sft") | {name: "another"}
@@ -759,25 +793,25 @@ def test_each_setting_and_parent_has_its_own_checkpoints(course):
 
     fields = list(course.settings_for("sft"))
     others = {
-        stages.checkpoint_dir("sft", course, sft),
-        stages.checkpoint_dir("grpo", course, template),
-        stages.checkpoint_dir("sft", course, template, data="x"),
-        *(stages.checkpoint_dir("sft", changed(name), template) for name in fields),
+        checkpoints.folder("sft", course, sft),
+        checkpoints.folder("grpo", course, template),
+        checkpoints.folder("sft", course, template, data="x"),
+        *(checkpoints.folder("sft", changed(name), template) for name in fields),
     }
     assert len(others) == len(fields) + 3 and path not in others
 
 
 def claimed(path, **options):
     """What a notebook does right before the training."""
-    stages.claim_checkpoints(path, **options)
-    return stages.latest_checkpoint(path)
+    checkpoints.claim(path, **options)
+    return checkpoints.latest(path)
 
 
 def test_to_look_for_a_checkpoint_changes_nothing(tmp_path):
     older, newer = (checkpoint(tmp_path, step) for step in (20, 40))
-    (newer / stages.SEAL).unlink()
+    (newer / checkpoints.SEAL).unlink()
     before = sorted(tmp_path.rglob("*"))
-    assert stages.latest_checkpoint(tmp_path) == older
+    assert checkpoints.latest(tmp_path) == older
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -786,7 +820,7 @@ def test_the_newest_checkpoint_is_by_number(tmp_path):
         checkpoint(tmp_path, step)
     (tmp_path / "checkpoint-best").mkdir()
     (tmp_path / "completions").mkdir()
-    assert stages.latest_checkpoint(tmp_path).name == "checkpoint-100"
+    assert checkpoints.latest(tmp_path).name == "checkpoint-100"
     assert (tmp_path / "checkpoint-best").exists()
 
 
@@ -803,7 +837,7 @@ def test_a_folder_that_is_nearly_a_checkpoint_is_none(tmp_path):
         checkpoint(tmp_path, step)
     for name in ("checkpoint-020", "checkpoint-0", "checkpoint-20x"):
         (tmp_path / name).mkdir()
-    assert stages.latest_checkpoint(tmp_path).name == "checkpoint-20"
+    assert checkpoints.latest(tmp_path).name == "checkpoint-20"
 
 
 def test_what_can_be_written_can_be_opened(course):
@@ -817,19 +851,18 @@ def test_what_can_be_written_can_be_opened(course):
     assert stages.open_stage("base", other).metrics == texts | {"noted": texts}
 
 
-@pytest.mark.parametrize("value", [None, 5, [], "text"])
-@pytest.mark.parametrize("part", stages.PARTS)
+@pytest.mark.parametrize("value", [None, 5, [1], "text"])
+@pytest.mark.parametrize("part", ["settings", "facts", "metrics", "files"])
 def test_a_manifest_with_a_part_of_another_kind_is_refused(course, part, value):
     for name in ("base", "sft"):
-        path = folder(name) / stages.MANIFEST
-        manifest = json.loads(path.read_text()) | {part: value}
-        path.write_bytes(stages.json_bytes(stages._sealed(manifest)))
-        with pytest.raises(StageError, match="damaged or foreign"):
+        path = folder(name) / manifests.MANIFEST
+        files.write_sealed(path, files.read_sealed(path) | {part: value})
+        with pytest.raises(StageError, match="foreign"):
             stages.open_stage(name, course)
 
 
 def test_no_checkpoints_at_all(tmp_path):
-    assert stages.latest_checkpoint(tmp_path / "none") is None
+    assert checkpoints.latest(tmp_path / "none") is None
 
 
 @given(data=st.data())
@@ -846,7 +879,7 @@ def test_a_damaged_checkpoint_is_removed_for_the_one_before(tmp_path, data):
 
 def test_a_checkpoint_without_its_seal_or_of_another_step_is_removed(tmp_path):
     older, newer = (checkpoint(tmp_path, step) for step in (20, 40))
-    (newer / stages.SEAL).unlink()
+    (newer / checkpoints.SEAL).unlink()
     shutil.copytree(older, tmp_path / "checkpoint-60")
     assert claimed(tmp_path) == older
     assert not newer.exists() and not (tmp_path / "checkpoint-60").exists()
@@ -856,9 +889,10 @@ def test_a_second_process_may_not_train_in_the_same_folder(tmp_path):
     checkpoint(tmp_path, 20)
     newest = claimed(tmp_path)
     assert newest == claimed(tmp_path)  # the same process may
-    code = "import sys; from grpo_course.ground import stages\n"
-    code += "stages.claim_checkpoints(sys.argv[1])\n"
-    code += "print(stages.latest_checkpoint(sys.argv[1]))"
+    code = "import sys; from grpo_course.ground import checkpoints, stages\n"
+    code += "stages.WAIT = 0\n"
+    code += "checkpoints.claim(sys.argv[1])\n"
+    code += "print(checkpoints.latest(sys.argv[1]))"
 
     def ask():
         environ = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -867,7 +901,7 @@ def test_a_second_process_may_not_train_in_the_same_folder(tmp_path):
 
     refused = ask()
     assert refused.returncode and "by another process: wait" in refused.stderr
-    stages._claimed.pop(tmp_path.resolve()).release()  # as if this process had ended
+    checkpoints._claimed.pop(tmp_path.resolve()).close()  # as if this process had ended
     assert ask().stdout.strip() == str(newest)
 
 
@@ -884,10 +918,10 @@ def test_an_adapter_is_zero_when_every_lora_b_is(tmp_path, dtype):
     }
     weights["model.0.lora_A.weight"] += 1
     save_file(weights, file)
-    assert stages.adapter_is_zero(tmp_path)
+    assert adapter_is_zero(tmp_path)
     weights["model.1.lora_B.weight"][3, 3] = -1e-4
     save_file(weights, file)
-    assert not stages.adapter_is_zero(tmp_path)
+    assert not adapter_is_zero(tmp_path)
 
 
 def test_a_bfloat16_adapter_is_read(tmp_path):
@@ -897,15 +931,15 @@ def test_a_bfloat16_adapter_is_read(tmp_path):
     zero = torch.zeros(2, 2, dtype=torch.bfloat16)
     file = tmp_path / "adapter_model.safetensors"
     save_torch({"lora_B": zero}, file)
-    assert stages.adapter_is_zero(tmp_path)
+    assert adapter_is_zero(tmp_path)
     save_torch({"lora_B": zero + 1e-30}, file)
-    assert not stages.adapter_is_zero(tmp_path)
+    assert not adapter_is_zero(tmp_path)
 
 
 def test_a_file_without_lora_b_is_no_adapter(tmp_path):
     save_file({"weight": np.ones(2)}, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(StageError):
-        stages.adapter_is_zero(tmp_path)
+    with pytest.raises(ValueError, match="no LoRA adapter"):
+        adapter_is_zero(tmp_path)
 
 
 def test_a_file_is_known_by_its_plain_sha256(course):

@@ -123,7 +123,7 @@ def model_card(name: str, chain: list, proof: list[dict], eval_data: str) -> str
     shown = {key: without_folders(value) for key, value in settings.items()}
     data = [shown[key] for key in ("sft_data", "grpo_data") if "/" in shown[key]]
     of_hub = local_path(settings["model_name"]) is None
-    digest = base.get("digest")
+    digest, revision = base["digest"], manifest["revision"]
     head = ModelCardData(
         base_model=settings["model_name"] if of_hub else None,
         library_name=LIBRARIES.get(name.split("_")[0], "transformers"),
@@ -135,7 +135,7 @@ def model_card(name: str, chain: list, proof: list[dict], eval_data: str) -> str
         template_str=CARD,
         export=name,
         base=shown["model_name"],
-        revision=f"sha256 {digest[:16]}" if digest else f"revision {base['revision']}",
+        revision=f"sha256 {digest[:16]}" if digest else f"revision {revision}",
         settings=[(s, key, shown[key]) for s, names in SHOWN.items() for key in names],
         eval_data=without_folders(eval_data),
         results=[(s.name, s.metrics["evaluation"]["greedy"]) for s in chain],

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from transformers import AutoTokenizer, GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
-from grpo_course.ground import files
+from grpo_course.ground import base_model
 from grpo_course.ground.generate import generate
 from grpo_course.ground.styles import solution_style
 from tools import ROOT
@@ -146,7 +146,7 @@ def main():
     if options.out != OUT:
         tokenizer.save_pretrained(options.out)
     (options.out / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
-    (options.out.parent / "SHA256SUMS").write_text(files.sums(options.out))
+    (options.out.parent / "SHA256SUMS").write_text(base_model.sums(options.out))
     print(json.dumps(facts, indent=2))
 
 

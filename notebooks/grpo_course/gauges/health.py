@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean, median, stdev
 
-from ..ground.stages import seal_checkpoint
+from ..ground import checkpoints
 
 NUMBERS = ("loss", "grad_norm", "reward")  # of a log entry: each must be finite
 FP16_OVERFLOWS = 20  # in a row: the scaler's 2**16, halved by each, would be below 1
@@ -60,7 +60,8 @@ def health_callback(profile):
                 stop(args, state, f"the weight {name} is above {HUGE:g} or not finite")
 
         def on_save(self, args, state, control, **kwargs):
-            seal_checkpoint(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            name = f"checkpoint-{state.global_step}"
+            checkpoints.seal(Path(args.output_dir) / name)
 
         def on_train_end(self, args, state, control, **kwargs):
             if state.global_step == 0:  # the trainer would only log a warning

@@ -30,7 +30,7 @@ FIRST = ("reward", "reward_std", "frac_reward_zero_std", "completions/mean_lengt
 FIRST += ("completions/clipped_ratio", "entropy", "loss", "learning_rate")  # curves
 UNSHOWN = ("step", "global_step", "epoch")
 JUDGED = ("accuracy", "format_rate", "mean_completion_tokens")  # of an evaluation
-FACTS = ("stage", "digest", "base_model", "settings", "facts", "packages")
+FACTS = ("stage", "seal", "base_model", "settings", "facts", "packages")
 
 _open = None  # the curves of the training that began last
 

@@ -1,17 +1,11 @@
-"""Digests of files, of folders and of the models that come with the course."""
+"""Digests of files and folders, JSON under a seal."""
 
 import hashlib
 import json
-import os
-import re
 import shutil
-from contextlib import suppress
 from pathlib import Path
 
-from .paths import REPO
-
-MODELS = REPO / "models"  # those that come with the course
-SUM = re.compile(r"([0-9a-f]{64}) [ *](.+)")  # a line of SHA256SUMS
+DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
 
 class Flaw(Exception):
@@ -19,14 +13,38 @@ class Flaw(Exception):
 
 
 def json_bytes(value) -> bytes:
-    """A value as JSON, always the same bytes. Raises ValueError for NaN or infinity."""
-    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False)
-    return text.encode() + b"\n"
+    """A value as JSON, always the same bytes. ValueError for NaN and infinity."""
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"
 
 
 def digest(value) -> str:
     """sha256 of a value's JSON, 64 hex digits."""
     return hashlib.sha256(json_bytes(value)).hexdigest()
+
+
+def plain(value: dict) -> dict:
+    """A value as JSON gives it back: keys are texts. Raises Flaw for what is none."""
+    try:
+        return json.loads(json_bytes(value))
+    except (TypeError, ValueError) as error:
+        raise Flaw(f"has metrics or facts that are not plain JSON ({error})") from None
+
+
+def write_sealed(path: Path, content: dict) -> None:
+    """Write a dict as JSON with a digest of it, so that any change shows."""
+    content = plain(content)
+    path.write_bytes(json_bytes(content | {"seal": digest(content)}))
+
+
+def read_sealed(path: Path) -> dict:
+    """What `write_sealed` wrote. Raises Flaw where anything was changed."""
+    try:
+        content = json.loads(path.read_bytes())
+        if content.pop("seal") == digest(content):
+            return content
+    except DAMAGE:
+        pass
+    raise Flaw(f"has a damaged {path.name} ({path.parent.name})")
 
 
 def file_entry(path: Path) -> dict:
@@ -36,67 +54,19 @@ def file_entry(path: Path) -> dict:
     return {"sha256": sha256, "size": path.stat().st_size}
 
 
-def list_files(path: Path) -> dict[str, dict]:
-    """The entry of every file, by its relative name. Raises Flaw for links and such."""
-    entries = {}
-    for file in path.rglob("*"):
-        name = file.relative_to(path).as_posix()
+def list_files(path: Path, but: str) -> dict[str, dict]:
+    """The entry of every file but one, by relative name. Raises Flaw for any link."""
+    found = {file.relative_to(path).as_posix(): file for file in path.rglob("*")}
+    for name, file in found.items():
         if file.is_symlink() or not (file.is_file() or file.is_dir()):
             raise Flaw(f"has a link or special file {name!r}")
-        if file.is_file():
-            entries[name] = file_entry(file)
-    return entries
+    names = [name for name, file in found.items() if file.is_file() and name != but]
+    return {name: file_entry(found[name]) for name in names}
 
 
-def model_files(path: Path) -> dict[str, dict]:
-    """The entries of a model's files: not hidden, no .md; links are followed."""
-    entries = {}
-    for file in path.rglob("*"):
-        parts = file.relative_to(path).parts
-        hidden = any(part.startswith(".") for part in parts)
-        if file.is_file() and file.suffix != ".md" and not hidden:
-            entries["/".join(parts)] = file_entry(file)
-    return entries
-
-
-def sums(path: Path) -> str:
-    """What SHA256SUMS beside a model's folder says of it, as `sha256sum` writes it."""
-    lines = [f"{e['sha256']}  {path.name}/{n}\n" for n, e in model_files(path).items()]
-    return "".join(sorted(lines, key=lambda line: line[64:]))
-
-
-def check_sums(path: Path) -> dict[str, dict]:
-    """`model_files`, if they are those of SHA256SUMS beside the folder; else Flaw.
-
-    The models that come with the course must be listed. Any other folder is checked if
-    there is a list with its name, or one that can no longer be read.
-    """
-    listed = path.parent / "SHA256SUMS"
-    text = listed.read_text(errors="replace") if listed.is_file() else ""
-    lines = [line for line in map(SUM.fullmatch, text.splitlines()) if line]
-    here = f"{path.name}/"
-    wanted = {m[2].removeprefix(here): m[1] for m in lines if m[2].startswith(here)}
-    found = model_files(path)
-    if not (wanted or path.parent == MODELS or listed.exists() and not lines):
-        return found
-    names = wanted.keys() | found.keys()
-    wrong = [n for n in names if found.get(n, {}).get("sha256") != wanted.get(n)]
-    if wrong:
-        raise Flaw(
-            f"needs the base model as it came: {here + min(wrong)!r} is not what "
-            f"{listed} says (`git checkout {path.parent.name}` brings it back)"
-        )
-    return found
-
-
-def sync(path: Path) -> None:
-    """Ask the disk to keep a file or folder, where the file system can."""
-    with suppress(OSError):  # some mounted drives cannot
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def gib(size: int) -> str:
+    """A number of bytes for a reader, as MiB or GiB."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def remove(path: Path) -> None:

@@ -13,6 +13,12 @@ def local_path(name: str) -> Path | None:
     return None
 
 
+def home() -> Path:
+    """Where the course keeps what it makes; a relative COURSE_HOME is in the clone."""
+    chosen = os.environ.get("COURSE_HOME", "").strip() or "course-home"
+    return REPO / Path(chosen).expanduser()
+
+
 def can_be_folder(name: str) -> bool:
     """Is this a folder, or can it become one? A relative one is in the repository."""
     path = REPO / os.path.expanduser(name)
