@@ -20,7 +20,7 @@ from tools import write_whole
 from tools.measure import experiments
 from tools.measure.run_experiments import branch
 from tools.report import tables
-from tools.run import nbtools
+from tools.run import nbtools, run_course, try_it
 
 FILE = "flight.json"
 RUNS = ("course", "sick-cold", "sick-rate", "sick-limit")
@@ -45,17 +45,13 @@ def fly(flight: Flight) -> list[dict]:
     shutil.rmtree(flight.home, ignore_errors=True)
     os.environ |= flight.environment | {"MPLBACKEND": "Agg"}
     branch(flight, start)
-    os.chdir(nbtools.FOLDER)
-    for number in flight.plan.notebooks if flight.plan.start else ("05",):
-        names: dict = {"__name__": "__main__"}
-        (path,) = nbtools.FOLDER.glob(f"{number}_*.ipynb")
-        for cell in nbtools.code_cells(nbtools.read(path)):
-            if number == "05" and "trainer.train(" in cell.source:
-                steps = SHORT.get(flight.experiment, STEPS)
-                kept = record(names["trainer"], steps)
-                exec(cell.source, names)
-                return kept
-            exec(cell.source, names)
+    with run_course.guarded(flight.home) as run:
+        for number in flight.plan.notebooks[:-1] if flight.plan.start else ():
+            (path,) = nbtools.FOLDER.glob(f"{number}_*.ipynb")
+            run(path)
+    kept, steps = [], SHORT.get(flight.experiment, STEPS)
+    try_it.train(lambda names: kept.append(record(names["trainer"], steps)))
+    return kept[0]
 
 
 def record(trainer, steps: Sequence[int]) -> list[dict]:

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -38,13 +39,17 @@ def prepare(home: Path, place: Path) -> None:
     os.environ.setdefault("COURSE_GRPO_STEPS", STEPS)
 
 
-def train() -> dict:
-    """Run notebook 05 up to its training, without pictures; all names it has made."""
+def train(before: Callable[[dict], object] = lambda names: None) -> dict:
+    """Run notebook 05 up to its training, without pictures; all names it has made.
+
+    `before` gets those that there are when the training begins.
+    """
     (path,) = nbtools.FOLDER.glob("05_*.ipynb")
     shell, code = InteractiveShell.instance(), nbtools.code_cells(nbtools.read(path))
     os.chdir(path.parent)
     for source in [cell.source for cell in code if "plt.show" not in cell.source]:
-        trains = "trainer.train(" in source
+        if trains := "trainer.train(" in source:
+            before(shell.user_ns)
         with redirect_stdout(sys.stdout if trains else io.StringIO()):
             shell.run_cell(source).raise_error()
         if trains:
