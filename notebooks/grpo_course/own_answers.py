@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['sample_answers', 'own_solution', 'in_own_words']
 
-# %% ../03_sft_warmup.ipynb #own-1
+# %% ../03_sft_warmup.ipynb #own-1a
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -12,7 +12,7 @@ from pathlib import Path
 from .ground.generate import Completion
 from .marking import BOXED, answers_equal, native_answer
 
-
+# %% ../03_sft_warmup.ipynb #own-1
 def sample_answers(
     prompts: list[str], samples: int, ask: Callable, path: Path, batch: int = 256
 ) -> Iterator[list[Completion]]:
