@@ -11,7 +11,8 @@ from tools import ROOT  # noqa: E402
 from tools.report import tables  # noqa: E402
 
 IMAGES = ROOT / "images"
-STAGE_COLOURS = {"base": "#bab0ac", "sft": "#4c78a8", "grpo": "#54a24b"}
+STAGE_COLOURS = {"native": "#bab0ac", "base": "#bab0ac"}
+STAGE_COLOURS |= {"sft": "#4c78a8", "grpo": "#54a24b"}
 STYLE_COLOURS = {"none": "#bab0ac", "expression": "#f58518"}
 STYLE_COLOURS |= {"steps": "#4c78a8", "detail": "#54a24b"}
 CONTROLS = {"course": "GRPO", "format": "reward for\nformat only"}
@@ -26,8 +27,9 @@ def draw_stages(ax, table: pd.DataFrame) -> None:
             x = place + 0.26 * (seeds.index(row.seed) - (len(seeds) - 1) / 2)
             ax.bar(x, row.accuracy, 0.22, color=colour)
             ax.vlines(x, row.ci_low, row.ci_high, color="black", linewidth=1)
-    names = ("base model", "after SFT", "after GRPO")
-    ax.set(xticks=range(3), xticklabels=names, ylim=(0, 1))
+    names = ("untrained,\nown form", "untrained,\nour tags")
+    names += ("after SFT", "after GRPO")
+    ax.set(xticks=range(4), xticklabels=names, ylim=(0, 1))
     ax.set_title(f"accuracy on held-out problems ({len(seeds)} seeds)")
 
 

@@ -105,7 +105,7 @@ def outcomes(home: Path) -> dict[str, dict]:
     lost: problems that are answered right since SFT, greedily, and those no longer.
     """
     told = {name: _metrics(home, stage) for name, stage in runs.EVALUATED.items()}
-    sampled = {k: m.get("evaluation", {}).get("sampled", {}) for k, m in told.items()}
+    sampled = {k: runs.summaries(m).get("sampled", {}) for k, m in told.items()}
     found = {name: {"sampled": row.get("accuracy")} for name, row in sampled.items()}
     before, after = (told[name].get("correct", []) for name in ("sft", "grpo"))
     if before and len(before) == len(after):  # the same problems

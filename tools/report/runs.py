@@ -5,9 +5,10 @@ from pathlib import Path
 from grpo_course.ground import stages
 from tools.report import tables
 
-# What is evaluated, and the stage whose manifest tells: the base model gets its
-# adapter and its template before it is asked, and neither changes what it says.
-EVALUATED = {"base": "template", "sft": "sft", "grpo": "grpo"}
+# What is evaluated, and the stage whose manifest tells: the model before any training,
+# in its own form (native) and in ours (base; the adapter that it gets before it is
+# asked changes nothing), and after each training.
+EVALUATED = {"native": "base", "base": "template", "sft": "sft", "grpo": "grpo"}
 MEASURES = ("n", "accuracy", "ci_low", "ci_high", "format_rate")
 MEASURES += ("mean_completion_tokens", "truncated_rate")
 COLUMNS = """stage: {stage} || seed: {seed} | n: {n} | accuracy: {accuracy:.1%}
@@ -33,6 +34,11 @@ def manifest(home: Path, stage: str) -> dict:
     return latest.manifest | {"metrics": latest.metrics} if latest else {}
 
 
+def summaries(metrics: dict) -> dict:
+    """Of a stage's metrics its evaluation, greedy and sampled; {} without one."""
+    return metrics.get("evaluation") or metrics.get("native") or {}
+
+
 def evaluated(home: Path) -> list[dict]:
     """One row for each evaluated stage under a COURSE_HOME, greedy decoding, in order.
 
@@ -44,7 +50,7 @@ def evaluated(home: Path) -> list[dict]:
     for name, stage in EVALUATED.items():
         told = manifest(home, stage)
         metrics = told.get("metrics", {})
-        if greedy := metrics.get("evaluation", {}).get("greedy"):
+        if greedy := summaries(metrics).get("greedy"):
             row = {"stage": name, "seed": told["settings"]["seed"]}
             row |= {measure: greedy.get(measure) for measure in MEASURES}
             found.append(row | {"minutes": metrics.get("minutes")})
