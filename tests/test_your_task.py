@@ -10,6 +10,8 @@ from grpo_course.ground.paths import REPO
 
 PAGE = (REPO / "YOUR_TASK.md").read_text()
 FEW = {"COURSE_EVAL_PROBLEMS": 6, "COURSE_GRPO_STEPS": 2, "COURSE_SFT_EXAMPLES": 16}
+MORE = {"COURSE_TRACK": "disabled", "CUDA_VISIBLE_DEVICES": ""}
+MORE["COURSE_TRAIN_ANYWAY"] = "true"  # so few examples teach too little to begin
 NOT_THE_COURSE = ("course-home", "my_task", "__pycache__", "tests", ".*")
 
 
@@ -31,7 +33,7 @@ def test_the_page_trains_on_its_own_rows_and_rewards(tmp_path):
     done = subprocess.run(
         ["bash", "-ec", commands],
         cwd=root,
-        env=clean | {"COURSE_TRACK": "disabled", "CUDA_VISIBLE_DEVICES": ""},
+        env=clean | MORE,
         capture_output=True,
         text=True,
     )
