@@ -13,10 +13,16 @@ from collections.abc import Callable
 
 from .paths import local_path
 
+
+def message(text: str) -> list[dict]:
+    """A completion as TRL gives it to a reward function, for prompts of messages."""
+    return [{"role": "assistant", "content": text}]
+
+
 TEXTS = ("42", "", "I do not know. " * 9)
 PROBE = {
     "prompts": [[{"role": "user", "content": "What is 6*7?"}] for _ in TEXTS],
-    "completions": [[{"role": "assistant", "content": text}] for text in TEXTS],
+    "completions": [message(text) for text in TEXTS],
     "completion_ids": [list(range(len(text))) for text in TEXTS],
     "answer": ["42" for _ in TEXTS],
     "trainer_state": None,
