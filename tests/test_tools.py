@@ -8,6 +8,12 @@ import pytest
 from grpo_course.ground import profile as profiles
 from tools.run import check_notebooks, export, nbtools, run_course, runner
 
+# A PNG of one black pixel.
+PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgYGAAAAAEAAH2FzhVAAAA"
+    "AElFTkSuQmCC"
+)
+
 
 def make_notebook(path: Path, *sources: str) -> Path:
     """Write an unexecuted notebook with prose before each cell."""
@@ -176,7 +182,7 @@ def test_noise_paths_and_keys_in_outputs_are_refused(notebook, text):
 
 
 def test_a_picture_needs_words_and_they_survive_cleaning(notebook):
-    image = nbformat.v4.new_output("display_data", {"image/png": "A" * 20})
+    image = nbformat.v4.new_output("display_data", {"image/png": PIXEL})
     notebook.code[1].outputs += [image]
     assert len(notebook.problems()) == 1
     notebook.code[1].metadata["alt"] = "A curve that rises."

@@ -72,7 +72,7 @@ class Training:
 
 def stage(**greedy):
     metrics = {"evaluation": {"greedy": greedy}}
-    return SimpleNamespace(metrics=metrics, manifest={"stage": "grpo", "digest": "d"})
+    return SimpleNamespace(metrics=metrics, manifest={"stage": "grpo", "seal": "d"})
 
 
 class Dashboard:
@@ -243,7 +243,7 @@ def test_the_configuration_is_the_profile_without_keys(
     (run,) = dashboard.runs()
     config = run["config"]
     assert config["profile"]["value"]["max_completion_length"] == 128
-    assert config["digest"]["value"] == "d"
+    assert config["seal"]["value"] == "d"
     home = tracking.stages.home()
     for file in home.rglob("*"):
         assert not file.is_file() or WRONG_KEY.encode() not in file.read_bytes()

@@ -39,8 +39,10 @@ def write_sealed(path: Path, content: dict) -> None:
 def read_sealed(path: Path) -> dict:
     """What `write_sealed` wrote. Raises Flaw where anything was changed."""
     try:
-        content = json.loads(path.read_bytes())
-        if content.pop("seal") == digest(content):
+        raw = path.read_bytes()
+        content = json.loads(raw)
+        whole = raw == json_bytes(content)  # white space too
+        if content.pop("seal") == digest(content) and whole:
             return content
     except DAMAGE:
         pass
