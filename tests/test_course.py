@@ -161,7 +161,7 @@ def test_a_try_shows_its_curve_beside_the_one_before(home, preloaded, tmp_path):
     kept = contents(home / "stages")
     settings = SHORT | {"COURSE_HOME": str(home), "COURSE_GRPO_STEPS": "2"}
     log = tmp_path / "log"
-    how = {"cwd": str(ROOT), "env": os.environ | settings, "log": str(log)}
+    how = {"cwd": str(nbtools.FOLDER), "env": os.environ | settings, "log": str(log)}
     for _ in range(2):
         preloaded.start(command=["tools.run.try_it"], **how).wait()
     said = [text.splitlines() for text in log.read_text().split("steps     right")[1:]]

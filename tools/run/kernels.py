@@ -75,7 +75,6 @@ def become(command: list[str], cwd: str, env: dict[str, str], log: str) -> None:
     os.environ.update(env)
     os.chdir(cwd)
     sys.path[0] = multiprocessing.process.ORIGINAL_DIR = cwd
-    sys.path.append(str(FOLDER))  # it was first here; a tool looks for it last
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(output, 1), os.dup2(output, 2), os.close(output)
     sys.argv = command
