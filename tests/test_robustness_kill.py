@@ -33,7 +33,6 @@ SETTINGS = {
     "COURSE_PROFILE": "cpu",
     "COURSE_EVAL_PROBLEMS": "8",
     "COURSE_SFT_EPOCHS": "1",
-    "COURSE_TRAIN_ANYWAY": "true",  # however little it would learn
     "COURSE_GRPO_STEPS": "8",
     "COURSE_GRPO_BATCH_SIZE": "8",
     "COURSE_NUM_GENERATIONS": "4",

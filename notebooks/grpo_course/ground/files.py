@@ -39,9 +39,8 @@ def write_sealed(path: Path, content: dict) -> None:
 def read_sealed(path: Path) -> dict:
     """What `write_sealed` wrote. Raises Flaw where anything was changed."""
     try:
-        raw = path.read_bytes()
-        content = json.loads(raw)
-        whole = raw == json_bytes(content)  # white space too
+        content = json.loads(raw := path.read_bytes())
+        whole = raw == json_bytes(content)  # white space counts, too
         if content.pop("seal") == digest(content) and whole:
             return content
     except DAMAGE:
