@@ -79,6 +79,8 @@ EXPERIMENTS = {
     "loss-dr_grpo": changed(
         "no division by length or std", loss_type="dr_grpo", scale_rewards="none"
     ),
+    # Choosing problems (MAP.md): as many samples as the training itself takes
+    "pass-rate": changed("only problems solved sometimes, of 4 tries", pass_samples=4),
     # Sick on purpose; one seed is enough to see the signs
     "sick-rate": changed(
         "ten times the rate", (3407,), grpo_learning_rate=CPU.grpo_learning_rate * 10
