@@ -3,7 +3,7 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: help course try lab watch test check format export notebooks seeds experiments
+.PHONY: help course try arena lab watch test check format export notebooks seeds experiments
 .PHONY: flight results screenshots badges release-check llama lock audit clean env
 
 help:  ## this list
@@ -15,6 +15,9 @@ course: env  ## run notebooks 01 to 06 and show what the model learned
 try: env  ## from sft on: fewer steps of GRPO (REWARD=..., STEPS=15) beside the last try
 	@$(if $(REWARD),COURSE_REWARD='$(REWARD)') $(if $(STEPS),COURSE_GRPO_STEPS=$(STEPS)) \
 	  $(RUN) -m tools.run.try_it
+
+arena: env  ## what does a reward (REWARD=./file.py:name) pay that is wrong? Appendix 04c
+	@$(if $(REWARD),COURSE_REWARD='$(REWARD)') $(RUN) -m tools.run.arena
 
 lab: env  ## open the notebooks in JupyterLab
 	@cd notebooks && ../$(RUN) -m jupyterlab

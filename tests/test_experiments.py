@@ -221,6 +221,8 @@ def test_the_tables_hold_what_is_done_and_nothing_else():
     assert rows["course"]["before"] == pytest.approx(1 / 3, abs=1e-4)
     assert rows["course"]["p_value"] == 1.0  # two won, one lost
     assert rows["sft-more"]["before"] == rows["course"]["before"]
+    assert (rows["sft-more"]["gained"], rows["sft-more"]["lost"]) == (1, 0)
+    assert "gained" not in rows["course"]
     curves = tables.read("curves.csv")
     assert [row["experiment"] for row in curves] == ["course", "sft-more"]
     assert curves[0]["right"] == 0.12346 and math.isnan(curves[1]["right"])

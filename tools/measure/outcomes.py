@@ -62,7 +62,8 @@ def outcome(run: Run, before: dict, last: dict) -> dict:
 
     Besides what runs.evaluated tells: before and accuracy (after it; both 0 to 1),
     p_value (exact McNemar test), sampled (accuracy when sampled as in training), and
-    what it ran on.
+    what it ran on. Where the course's own run is there: gained and lost, how many
+    problems are right here and wrong after it, and the other way.
     """
     after = last["metrics"]
     old, new = before["correct"], after["correct"]
@@ -70,6 +71,10 @@ def outcome(run: Run, before: dict, last: dict) -> dict:
     row |= {k: after["evaluation"]["greedy"][k] for k in runs.MEASURES if k != "n"}
     row |= {"sampled": after["evaluation"]["sampled"]["accuracy"]}
     row |= {"p_value": statistics.paired_p_value(old, new)}
+    course = run.course.manifest("grpo").get("metrics", {}).get("correct", [])
+    if run != run.course and len(course) == len(new):
+        row |= {"gained": sum(a > b for a, b in zip(new, course, strict=True))}
+        row |= {"lost": sum(a < b for a, b in zip(new, course, strict=True))}
     row |= {"minutes": after.get("minutes"), "machine": machine()}
     row |= {name: last["packages"].get(name) for name in ("python", "torch")}
     return {name: tables.short(value) for name, value in row.items()}

@@ -1,11 +1,14 @@
-"""Write the README's tables from results/: `make results`. No number is ever typed."""
+"""Write the tables of README and MAP from results/: `make results`.
+
+No number is ever typed.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import pandas as pd
 
-from grpo_course.ground.statistics import mcnemar_p_value
+from grpo_course.ground.statistics import mcnemar_p_value, paired_interval
 from tools import ROOT, write_whole
 from tools.measure import bench, gpu_limits
 from tools.report import runs, tables
@@ -35,6 +38,45 @@ def on_cpu() -> str:
     stages = tables.markdown(runs.COLUMNS, tables.read("cpu.json"))
     outcomes = tables.read("experiments.json")
     return f"{stages}\n\n{tables.markdown(GAINS, gains(outcomes) if outcomes else [])}"
+
+
+FILTERED = """seed: {seed} || course: {course:.1%} | filtered: {accuracy:.1%}
+| difference: {gain:+.1f} points ({low:+.1f} to {high:+.1f})
+| gained and lost: +{gained} -{lost} (p = {p:.2g})
+| groups without variance, steps 1 to 10: {idle_course:.0%}
+| filtered: {idle:.0%}"""
+
+
+def filtered() -> str:
+    """The pass-rate filter beside the course: a row a seed, and one for all of them.
+
+    A row for all takes the seeds' problems as so many problems.
+    """
+    found = pd.DataFrame(tables.read("experiments.json"))
+    curves = pd.DataFrame(tables.read("curves.csv"))
+    by_run = {
+        name: found[found["experiment"] == name] for name in ("course", "pass-rate")
+    }
+    pairs = by_run["pass-rate"].merge(by_run["course"], on="seed", suffixes=("", "_c"))
+    early = (
+        curves[curves["step"] <= 10].groupby(["experiment", "seed"])["zero_std"].mean()
+    )
+    rows = []
+    for seeds in [*([seed] for seed in pairs["seed"]), list(pairs["seed"])]:
+        part = pairs[pairs["seed"].isin(seeds)]
+        gained, lost, n = (int(part[name].sum()) for name in ("gained", "lost", "n"))
+        low, high = paired_interval(gained, lost, n)
+        row = {"seed": seeds[0] if len(seeds) == 1 else "all"}
+        row |= {
+            "course": part["accuracy_c"].mean(),
+            "accuracy": part["accuracy"].mean(),
+        }
+        row |= {"gained": gained, "lost": lost, "p": mcnemar_p_value(gained, lost)}
+        row |= {"gain": 100 * (gained - lost) / n, "low": 100 * low, "high": 100 * high}
+        row |= {"idle": early["pass-rate"][seeds].mean()}
+        row |= {"idle_course": early["course"][seeds].mean()}
+        rows.append(row)
+    return tables.markdown(FILTERED, rows)
 
 
 # --- On GPUs --------------------------------------------------------------------------
@@ -222,9 +264,17 @@ def filled(page: str) -> str:
     return tables.fill(page, "gpu", on_gpus())
 
 
+def map_filled(page: str) -> str:
+    """The map with its table. ValueError if its markers are not there."""
+    return tables.fill(page, "pass-rate", filtered())
+
+
+PAGES = {"README.md": filled, "MAP.md": map_filled}
+
+
 def main() -> None:
-    readme = ROOT / "README.md"
-    write_whole(readme, filled(readme.read_text()))
+    for name, fill in PAGES.items():
+        write_whole(ROOT / name, fill((ROOT / name).read_text()))
 
 
 if __name__ == "__main__":

@@ -186,8 +186,9 @@ def main() -> None:
     found = [f"{p.relative_to(root)} {w}" for p in paths for w in problems(p)]
     for path, text in texts.items():
         found += [f"{path.relative_to(root)} {w}" for w in text_problems(text, path)]
-    if results.filled(texts[root / "README.md"]) != texts[root / "README.md"]:
-        found.append("README.md has an old results table: run `make results`")
+    for name, fill in results.PAGES.items():
+        if fill(texts[root / name]) != texts[root / name]:
+            found.append(f"{name} has an old results table: run `make results`")
     prose = [*texts.values(), *(path.read_text() for path in paths)]
     found += image_problems(root / "images", prose)
     found += export.differences(nbtools.FOLDER)

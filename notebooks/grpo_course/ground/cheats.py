@@ -58,13 +58,6 @@ or=@n ¦ \pi=@n ¦ \pm=@n ¦ mx=@n ¦ not = @n ¦ @n\circ ¦ 2x=@n ¦ \times=@n
 @n⁰ ¦ @n₀ ¦ @n̅ ¦ @nth of @m ¦ @n \text{ thousand thousand}
 @n\text{ or more} ¦ @n mod one
 """
-FORMS = {
-    "sums": SUMS,
-    "several": SEVERAL,
-    "equations": EQUATIONS,
-    "bases": BASES,
-    "words": WORDS,
-}
 
 
 def pieces(text: str) -> list[str]:
@@ -72,14 +65,18 @@ def pieces(text: str) -> list[str]:
     return [piece for line in text.strip().split("\n") for piece in line.split(" ¦ ")]
 
 
+FORMS = {
+    "sums": pieces(SUMS),
+    "several": pieces(SEVERAL),
+    "equations": pieces(EQUATIONS),
+    "bases": pieces(BASES),
+    "words": pieces(WORDS),
+}
+
+
 def filled(template: str, n: int, m: int, b: int) -> str:
-    """A template with its numbers in place of their names."""
+    """A template with its numbers: the true answer n, another m, and b (2 to 9)."""
     p = b if b < n else 0
     values = {"n": n, "m": m, "p": p, "q": n - p, "s": n * n, "b": b}
     values |= {"x": f"{n:x}", "o": f"{n:o}", "z": f"{n:b}"}
     return re.sub("@([a-z])", lambda name: str(values[name[1]]), template)
-
-
-def cheats(kind: str, n: int, m: int, b: int) -> list[str]:
-    """All cheats of one of FORMS; n is the true answer, m and b (2 to 9) others."""
-    return [filled(template, n, m, b) for template in pieces(FORMS[kind])]

@@ -39,6 +39,19 @@ def mcnemar_p_value(gained: int, lost: int) -> float:
     return min(1.0, 2 * tail / 2**changed)
 
 
+def paired_interval(
+    gained: int, lost: int, n: int, z: float = 1.959964
+) -> tuple[float, float]:
+    """The 95 % interval of the difference of two shares on the same n problems.
+
+    An adjusted Wald interval: one pair more of each kind that changed (Bonett and
+    Price 2012, doi:10.3102/1076998611411915).
+    """
+    more, fewer = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
+    spread = z * math.sqrt((more + fewer - (more - fewer) ** 2) / (n + 2))
+    return more - fewer - spread, more - fewer + spread
+
+
 def pass_at_k(samples: int, right: int, k: int) -> float:
     """How likely is a right one among k answers? Estimated from more samples than k.
 
