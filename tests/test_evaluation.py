@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +12,12 @@ from grpo_course.gauges import evaluation
 from grpo_course.ground.generate import Completion, generate
 from grpo_course.ground.paths import REPO
 from grpo_course.ground.profile import PROFILES
-from grpo_course.ground.statistics import paired_p_value, pass_at_k, wilson_interval
+from grpo_course.ground.statistics import (
+    paired_interval,
+    paired_p_value,
+    pass_at_k,
+    wilson_interval,
+)
 from grpo_course.template import apply_template, as_prompt
 
 FEW = settings(deadline=None, derandomize=True, database=None)
@@ -44,6 +50,21 @@ def test_interval_holds_the_share_and_stays_in_bounds(share):
     assert low < high
     mirrored = wilson_interval(n - right, n)
     assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-12)
+
+
+@pytest.mark.parametrize("gained, lost", [(0.1, 0.05), (0.03, 0.03), (0.6, 0.0)])
+def test_the_paired_interval_holds_the_difference_95_times_in_100(gained, lost):
+    n, rng, times = 300, np.random.default_rng(7), 4000
+    held = 0
+    for more, fewer, _ in rng.multinomial(n, [gained, lost, 1 - gained - lost], times):
+        low, high = paired_interval(int(more), int(fewer), n)
+        held += low <= gained - lost <= high
+    assert 0.935 <= held / times <= 0.985
+
+
+def test_without_a_change_the_paired_interval_has_a_width():
+    low, high = paired_interval(0, 0, 100)
+    assert low < 0 < high and low == -high
 
 
 @FEW

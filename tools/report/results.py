@@ -40,42 +40,37 @@ def on_cpu() -> str:
     return f"{stages}\n\n{tables.markdown(GAINS, gains(outcomes) if outcomes else [])}"
 
 
+RUN = ("experiment", "seed")
 FILTERED = """seed: {seed} || course: {course:.1%} | filtered: {accuracy:.1%}
 | difference: {gain:+.1f} points ({low:+.1f} to {high:+.1f})
 | gained and lost: +{gained} -{lost} (p = {p:.2g})
-| groups without variance, steps 1 to 10: {idle_course:.0%}
-| filtered: {idle:.0%}"""
+| groups without variance: {idle_course:.0%} | filtered: {idle:.0%}"""
 
 
 def filtered() -> str:
     """The pass-rate filter beside the course: a row a seed, and one for all of them.
 
-    A row for all takes the seeds' problems as so many problems.
+    The last counts the seeds' problems as so many problems.
     """
-    found = pd.DataFrame(tables.read("experiments.json"))
-    curves = pd.DataFrame(tables.read("curves.csv"))
-    by_run = {
-        name: found[found["experiment"] == name] for name in ("course", "pass-rate")
-    }
-    pairs = by_run["pass-rate"].merge(by_run["course"], on="seed", suffixes=("", "_c"))
-    early = (
-        curves[curves["step"] <= 10].groupby(["experiment", "seed"])["zero_std"].mean()
-    )
+    outcomes = {tables.key_of(r, RUN): r for r in tables.read("experiments.json")}
+    steps = pd.DataFrame(tables.read("curves.csv"), columns=[*RUN, "zero_std"])
+    idle = steps.groupby(list(RUN))["zero_std"].mean()
     rows = []
-    for seeds in [*([seed] for seed in pairs["seed"]), list(pairs["seed"])]:
-        part = pairs[pairs["seed"].isin(seeds)]
-        gained, lost, n = (int(part[name].sum()) for name in ("gained", "lost", "n"))
-        low, high = paired_interval(gained, lost, n)
-        row = {"seed": seeds[0] if len(seeds) == 1 else "all"}
-        row |= {
-            "course": part["accuracy_c"].mean(),
-            "accuracy": part["accuracy"].mean(),
-        }
-        row |= {"gained": gained, "lost": lost, "p": mcnemar_p_value(gained, lost)}
-        row |= {"gain": 100 * (gained - lost) / n, "low": 100 * low, "high": 100 * high}
-        row |= {"idle": early["pass-rate"][seeds].mean()}
-        row |= {"idle_course": early["course"][seeds].mean()}
-        rows.append(row)
+    for (name, seed), row in outcomes.items():
+        if name == "pass-rate":
+            course = outcomes["course", seed]["accuracy"]
+            row |= {"course": course, "idle": idle[name, seed]}
+            rows.append(row | {"idle_course": idle["course", seed]})
+    if rows:
+        seeds = pd.DataFrame(rows)
+        total = dict(seeds[["course", "accuracy", "idle", "idle_course"]].mean())
+        counts = {name: int(seeds[name].sum()) for name in ("gained", "lost", "n")}
+        rows.append({"seed": "all"} | total | counts)
+    for row in rows:
+        gained, lost, n = row["gained"], row["lost"], row["n"]
+        low, high = (100 * end for end in paired_interval(gained, lost, n))
+        row |= {"gain": 100 * (gained - lost) / n, "low": low, "high": high}
+        row |= {"p": mcnemar_p_value(gained, lost)}
     return tables.markdown(FILTERED, rows)
 
 

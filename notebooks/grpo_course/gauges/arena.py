@@ -161,27 +161,27 @@ def try_cheats(functions: list[Callable]) -> pd.DataFrame:
 
 
 def shape(text: str) -> str:
-    """A completion with N in place of each number: what kind of text it is."""
-    return re.sub(r"\d+", "N", text)
+    """A text with N in place of each number, and without an end in the form."""
+    return re.sub(r"\d+", "N", text).removesuffix(answered("N"))
 
 
 class Bout:
     """What a model wrote for the same problems, before and after it was trained.
 
-    before, after: tables with a row a problem and the columns text, earns (the sum of
-    the rewards), right, and exploit: wrong, yet paid more than the mean of `before`.
+    before, after: tables with a row a problem and the columns text, true (the answer),
+    earns (the sum of the rewards), right, and exploit: wrong, yet paid more than the
+    mean of `before`.
     """
 
     def __init__(self, functions, problems, before: list[str], after: list[str]):
+        true = [problem["answer"] for problem in problems]
         self.before, self.after = (
             pd.DataFrame(
                 {
                     "text": texts,
+                    "true": true,
                     "earns": pay(functions, problems, texts),
-                    "right": [
-                        is_right(text, problem["answer"])
-                        for text, problem in zip(texts, problems, strict=True)
-                    ],
+                    "right": list(map(is_right, texts, true)),
                 }
             )
             for texts in (before, after)
@@ -215,12 +215,14 @@ class Bout:
         return pd.DataFrame(rows).T[order].astype({"n": int})
 
     def exploits(self, most: int = 4) -> pd.DataFrame:
-        """The most frequent shapes of exploits after the training, with one each."""
+        """The most frequent shapes of exploits after the training.
+
+        Columns: n, earns (mean), and one of them beside the true answer.
+        """
         found = self.after[self.after["exploit"]]
         kinds = found.groupby(found["text"].map(shape).rename("shape"))
-        table = kinds.agg(
-            n=("text", "size"), earns=("earns", "mean"), one=("text", "first")
-        )
+        table = kinds["earns"].agg(n="size", earns="mean")
+        table = table.join(kinds[["text", "true"]].first().add_prefix("one: "))
         return table.sort_values("n", ascending=False, kind="stable").head(most)
 
     def verdict(self) -> str:
