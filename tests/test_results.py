@@ -173,7 +173,7 @@ def test_the_map_pairs_each_filtered_run_with_the_course_of_its_seed(
     assert "Not measured" in results.filtered()
     counts = {"n": 100, "gained": 10, "lost": 2}
     rows, steps = [], []
-    for seed, right in ((1, 0.8), (2, 0.6)):
+    for seed, right in ((1, 0.8), (2, 0.6), (3, 0.7)):
         rows.append({"experiment": "course", "seed": seed, "accuracy": right})
         after = {"seed": seed, "accuracy": right + 0.08} | counts
         rows.append({"experiment": "pass-rate"} | after)
@@ -186,11 +186,13 @@ def test_the_map_pairs_each_filtered_run_with_the_course_of_its_seed(
     assert [row[:3] for row in cells] == [
         ["1", "80.0%", "88.0%"],
         ["2", "60.0%", "68.0%"],
+        ["3", "70.0%", "78.0%"],
         ["all", "70.0%", "78.0%"],
     ]
-    assert [row[4][:6] for row in cells] == ["+10 -2", "+10 -2", "+20 -4"]
+    assert [row[4][:6] for row in cells] == ["+10 -2"] * 3 + ["+30 -6"]
     assert {(row[5], row[6]) for row in cells} == {("50%", "75%")}
-    assert cells[2][3].startswith("+8.0 points (")
+    assert cells[0][3] == "+8.0 points (+0.8 to +14.9)"  # by the problems
+    assert cells[3][3] == "+8.0 points (+8.0 to +8.0)"  # the seeds agree
 
 
 # --- What is measured -----------------------------------------------------------------

@@ -3,6 +3,7 @@
 No number is ever typed.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -41,6 +42,7 @@ def on_cpu() -> str:
 
 
 RUN = ("experiment", "seed")
+T_OF_THREE = 4.303  # Student's t, 97.5 %, two degrees of freedom
 FILTERED = """seed: {seed} || course: {course:.1%} | filtered: {accuracy:.1%}
 | difference: {gain:+.1f} points ({low:+.1f} to {high:+.1f})
 | gained and lost: +{gained} -{lost} (p = {p:.2g})
@@ -48,9 +50,9 @@ FILTERED = """seed: {seed} || course: {course:.1%} | filtered: {accuracy:.1%}
 
 
 def filtered() -> str:
-    """The pass-rate filter beside the course: a row a seed, and one for all of them.
+    """The pass-rate filter beside the course: a row a seed, and one for all three.
 
-    The last counts the seeds' problems as so many problems.
+    Intervals of 95 %: of a seed by its problems, of all by the seeds (Student's t).
     """
     outcomes = {tables.key_of(r, RUN): r for r in tables.read("experiments.json")}
     steps = pd.DataFrame(tables.read("curves.csv"), columns=[*RUN, "zero_std"])
@@ -58,19 +60,22 @@ def filtered() -> str:
     rows = []
     for (name, seed), row in outcomes.items():
         if name == "pass-rate":
-            course = outcomes["course", seed]["accuracy"]
-            row |= {"course": course, "idle": idle[name, seed]}
-            rows.append(row | {"idle_course": idle["course", seed]})
-    if rows:
+            gained, lost, n = row["gained"], row["lost"], row["n"]
+            low, high = (100 * end for end in paired_interval(gained, lost, n))
+            row |= {"gain": 100 * (gained - lost) / n, "low": low, "high": high}
+            row |= {"course": outcomes["course", seed]["accuracy"]}
+            row |= {"idle": idle[name, seed], "idle_course": idle["course", seed]}
+            rows.append(row)
+    if len(rows) == 3:
         seeds = pd.DataFrame(rows)
-        total = dict(seeds[["course", "accuracy", "idle", "idle_course"]].mean())
-        counts = {name: int(seeds[name].sum()) for name in ("gained", "lost", "n")}
-        rows.append({"seed": "all"} | total | counts)
+        means = dict(
+            seeds[["course", "accuracy", "gain", "idle", "idle_course"]].mean()
+        )
+        half = T_OF_THREE * seeds["gain"].std() / math.sqrt(3)
+        means |= {"low": means["gain"] - half, "high": means["gain"] + half}
+        rows.append({"seed": "all"} | means | dict(seeds[["gained", "lost"]].sum()))
     for row in rows:
-        gained, lost, n = row["gained"], row["lost"], row["n"]
-        low, high = (100 * end for end in paired_interval(gained, lost, n))
-        row |= {"gain": 100 * (gained - lost) / n, "low": low, "high": high}
-        row |= {"p": mcnemar_p_value(gained, lost)}
+        row["p"] = mcnemar_p_value(int(row["gained"]), int(row["lost"]))
     return tables.markdown(FILTERED, rows)
 
 
