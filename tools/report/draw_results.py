@@ -113,10 +113,12 @@ def draw_ablations(outcomes: pd.DataFrame):
 
 TRIALS = {  # of a real model, in the order of the picture
     "native: boxed-user": "before training,\nin its own template",
-    "D": "GRPO in its own template,\nwithout a warm-up",
-    "B": "warm-up, then GRPO,\nin the course's tags",
-    "C": "the same with <think>,\nat 2.5 times the rate",
-    "A": "the same with <think>,\nat the rate of the others",
+    "D": "D: GRPO in its own template,\nwithout a warm-up",
+    "B": "B: warm-up, then GRPO,\nin the course's tags",
+    "E": "E: the same, another seed,\nhalf as many completions",
+    "F": "F: as E with a coin\nin place of the rewards",
+    "C": "C: as B with <think>,\nat 2.5 times the rate",
+    "A": "A: as B with <think>,\nat the same rate",
 }
 PARTS = {  # of a step, as the trials timed them: what it is called, its colour
     "generation": ("vLLM generates", "#4c78a8"),
@@ -128,11 +130,12 @@ WARM = 4  # the first step that compiles nothing any more
 
 def draw_trials(trials: pd.DataFrame):
     """Held-out accuracy of a real model before training and after each trial."""
-    fig, ax = plt.subplots(figsize=(8, 3.2))
-    held_out = trials[trials["problems"] == "held-out"].set_index("trial")
+    fig, ax = plt.subplots(figsize=(8, 4.2))
+    held_out = trials.query("problems == 'held-out' and after != 'SFT'")
+    held_out = held_out.set_index("trial")
     for place, name in enumerate(reversed(TRIALS)):
         row = held_out.loc[name]
-        colour = STAGE_COLOURS["base" if "native" in name else "grpo"]
+        colour = STAGE_COLOURS["grpo" if name in "ABCDE" else "base"]
         ax.barh(place, row["accuracy"], color=colour)
         ax.hlines(place, row["ci_low"], row["ci_high"], color="black")
         ax.text(row["ci_high"] + 0.01, place, f"{row['accuracy']:.1%}", va="center")

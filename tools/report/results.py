@@ -1,5 +1,6 @@
 """Write the README's tables from results/: `make results`. No number is ever typed."""
 
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -78,7 +79,8 @@ def best(rows: list[dict]) -> str:
     return ""
 
 
-SHOWN_PROBLEMS = ("validation", "held-out")  # of the trials; the rest is in the file
+NOT_SHOWN = r"first|samples"  # of the trials' problems: parts and samples; see the file
+GAINED = ("B", "C", "D", "E")
 WARM, HEALTHY = 4, 0.3  # first step without compiling; unseen tokens a completion
 PARTS = {"vLLM generates": "generation", "rewards": "rewards"}
 PARTS |= {"loss, forward": "forward", "loss, backward": "backward"}
@@ -117,6 +119,17 @@ def timeline(rows: list[dict]) -> list[dict]:
     return shown
 
 
+def expected(rows: list[dict]) -> list[dict]:
+    """A row for some steps: means over the trials that gained, five steps each."""
+    steps, shown = pd.DataFrame(rows), []
+    healthy = steps[steps["trial"].isin(GAINED)]
+    for step in (1, 10, 20, 30, 45):
+        near = healthy[(healthy["step"] - max(step, 3)).abs() <= 2]
+        means = near.mean(numeric_only=True).to_dict()
+        shown.append(means | {"step": step, "trials": near["trial"].nunique()})
+    return shown
+
+
 GPU_TABLES = {
     "gpu-trials.json": Table(
         "A real model becomes better than it was: trials",
@@ -126,12 +139,25 @@ GPU_TABLES = {
         "| format: {format_rate:.1%} | cut off: {truncated_rate:.1%}"
         "| tokens: {mean_completion_tokens:.0f}"
         "| gained and lost since native: +{gained} -{lost} (p = {p:.2g})",
-        "Qwen2.5-Coder-1.5B-Instruct on an NVIDIA H200, one seed each; 32 problems x 8 "
-        "completions a step, about fifty steps. *native* is the model before any "
-        "training, in its own chat template; of four ways to ask, the best on the "
-        "validation problems was kept. Held out: 200 of GSM8K's test, 1,119 of its "
-        "training part.",
-        lambda rows: [row for row in rows if row["problems"] in SHOWN_PROBLEMS],
+        "Qwen2.5-Coder-1.5B-Instruct on an NVIDIA H200. A to D: one seed, 32 problems "
+        "x 8 completions a step, about fifty steps, room for 1,024 tokens before "
+        "training and 640 after. E and F: another seed, 24 x 8, thirty steps, room for "
+        "640 throughout; F throws a coin where E has the course's rewards. *native* is "
+        "the model before any training, in its own chat template; of four ways to ask, "
+        "the best on the validation problems was kept. Held out: 200 of GSM8K's test, "
+        "1,119 of its training part. The other data are the tiny model's problems.",
+        lambda rows: [r for r in rows if not re.search(NOT_SHOWN, r["problems"])],
+    ),
+    "gpu-trial-curves.csv#expected": Table(
+        "What to expect, step by step",
+        "step: {step} || right: {right:.0%} | well formed: {well_formed:.0%}"
+        "| cut off: {clipped:.1%} | groups without variance: {zero_std:.0%}"
+        "| tokens: {tokens:.0f} | gradient's norm: {grad_norm:.3f} | trials: {trials}",
+        "Sampled completions of the trials that gained (B to E), for problems that the "
+        "model solved sometimes before: means over the five steps around each. This is "
+        "what health looks like: right completions slowly become more frequent; format "
+        "and length stay where they are; groups without variance grow in number.",
+        expected,
     ),
     "gpu-trial-curves.csv": Table(
         "Where a step of these trials goes",
@@ -209,7 +235,7 @@ def on_gpus() -> str:
     """All tables that have rows, folded but for the first."""
     parts = []
     for name, table in GPU_TABLES.items():
-        if rows := tables.read(name):
+        if rows := tables.read(name.partition("#")[0]):  # two may be of one file
             how = "" if parts else " open"
             heading = f"<details{how}>\n<summary>{table.title}</summary>"
             parts += [heading, table.caption, table.markdown(rows), "</details>"]
