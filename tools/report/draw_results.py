@@ -131,8 +131,7 @@ WARM = 4  # the first step that compiles nothing any more
 def draw_trials(trials: pd.DataFrame):
     """Held-out accuracy of a real model before training and after each trial."""
     fig, ax = plt.subplots(figsize=(8, 4.2))
-    held_out = trials.query("problems == 'held-out' and after != 'SFT'")
-    held_out = held_out.set_index("trial")
+    held_out = trials.query("problems == 'held-out'").set_index("trial")
     for place, name in enumerate(reversed(TRIALS)):
         row = held_out.loc[name]
         colour = STAGE_COLOURS["grpo" if name in "ABCDE" else "base"]
