@@ -4,7 +4,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 
 .PHONY: help course try lab watch test check format export notebooks seeds experiments
-.PHONY: flight results screenshots badges release-check llama lock audit clean env
+.PHONY: flight results badges release-check llama lock audit clean env
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -83,9 +83,6 @@ watch: env  ## open SwanLab's dashboard of your runs, on this machine only
 
 llama: env  ## build llama.cpp once, for the GGUF formats of notebook 06
 	@$(RUN) -m tools.run.build_llama_cpp
-
-screenshots: env  ## pictures of the dashboard for the notebooks (needs chromium)
-	@$(RUN) -m tools.report.screenshots
 
 audit: env  ## look all pins up in a list of known vulnerabilities (needs internet)
 	@grep -ho '^torch==[^ ]*' requirements-cpu.in > .torch-pin
