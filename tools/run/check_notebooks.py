@@ -177,8 +177,7 @@ def image_problems(folder: Path, texts: list[str]) -> list[str]:
 
 def main() -> None:
     root = nbtools.ROOT
-    paths = sorted(nbtools.FOLDER.rglob("[0-9]*.ipynb"))
-    paths = [path for path in paths if ".ipynb_checkpoints" not in path.parts]
+    paths = nbtools.notebooks(nbtools.FOLDER)
     texts = {p: p.read_text() for g in ("*.md", "models/*/*.md") for p in root.glob(g)}
     code = [
         p for f in ("notebooks", "tools", "tests") for p in (root / f).rglob("*.py")
@@ -191,7 +190,8 @@ def main() -> None:
     prose = [*texts.values(), *(path.read_text() for path in paths)]
     found += image_problems(root / "images", prose)
     found += export.differences(nbtools.FOLDER)
-    found += write_setup_cells.differences(root)
+    other = [path.relative_to(root) for path, _ in write_setup_cells.changes(root)]
+    found += [f"{p} has other badges or set-up cells: run `make badges`" for p in other]
     found += name_problems(paths)
     found += spelling_problems([*paths, *texts, *code])
     if not paths:
