@@ -39,11 +39,15 @@ export: env  ## write grpo_course/*.py from the notebooks that teach them
 notebooks: env export  ## run all (or ONLY="04 05") and keep the outputs in the notebooks
 	@$(RUN) -m tools.run.run_course --keep $(ONLY)
 
-seeds: env  ## three seeds and the controls, measured for results/ (about an hour)
-	@$(RUN) -m tools.measure.run_experiments course format random sft-more
+RUNS := $(RUN) -m tools.measure.run_experiments
+ALONE = $(if $(filter-out 1,$(JOBS)),env OMP_NUM_THREADS=1)
+
+seeds: ONLY = course format random sft-more
+seeds: experiments  ## three seeds and the controls, measured for results/ (about an hour)
 
 experiments: env  ## all that the README and 04 and 05 show (hours; JOBS=16: sooner)
-	@$(RUN) -m tools.measure.run_experiments --jobs $(or $(JOBS),1)
+	@$(RUNS) --list $(ONLY) | xargs -r -P $(or $(JOBS),1) -n 1 $(ALONE) $(RUNS); \
+	  code=$$?; $(RUNS) && exit $$code
 
 flight: env  ## record the four runs of the flight recorder, after `make seeds`
 	@for run in course sick-cold sick-rate sick-limit; do \
