@@ -91,7 +91,6 @@ def test_a_running_cell_shows_its_last_line(folder, capsys, monkeypatch):
     class Recorder(runner.StatusLine):
         notes = []
         note = property(None, lambda self, text: self.notes.append(text))
-        _draw = print
 
     monkeypatch.setattr(runner, "StatusLine", Recorder)
     make_notebook(folder / "01_first.ipynb", "print('step 1')\nprint('step 2')")

@@ -1,9 +1,8 @@
 """The measured runs behind the README and notebooks 04 and 05: `make experiments`.
 
-    python -m tools.measure.run_experiments random-2          one run: what is left of it
-    python -m tools.measure.run_experiments --list [NAME ...] what is not done yet, of
-                                                              experiments or single runs
-    python -m tools.measure.run_experiments                   write the tables in results/
+    python -m tools.measure.run_experiments RUN             what is left of random-2
+    python -m tools.measure.run_experiments --list [NAME ...]       what is not done
+    python -m tools.measure.run_experiments                 write the tables in results/
 
 Each run executes the real notebooks with other settings, in a COURSE_HOME of its own
 (COURSE_HOME/seeds/3407, .../3407-random, ...). Most begin with the warm-up that the
