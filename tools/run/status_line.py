@@ -1,7 +1,10 @@
 """A line that shows that a long step is alive."""
 
-from rich.progress import Progress, TextColumn, TimeElapsedColumn
+from datetime import timedelta
+
+from rich.progress import Progress, ProgressColumn
 from rich.table import Column
+from rich.text import Text
 
 
 class StatusLine(Progress):
@@ -12,20 +15,20 @@ class StatusLine(Progress):
     """
 
     def __init__(self, title: str) -> None:
-        whole = Column(no_wrap=True, min_width=len(title) + 2)
-        cut = Column(no_wrap=True, overflow="ellipsis")
-        super().__init__(
-            TextColumn(f"  {title}", markup=False, table_column=whole),
-            TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7)),
-            TextColumn("{task.fields[note]}", markup=False, table_column=cut),
-        )
+        super().__init__(_Line(Column(no_wrap=True, overflow="ellipsis")))
         self._task = self.add_task(title, note="")
 
     @property
     def note(self) -> str:
-        """What is shown at the end of the line; set it at any time."""
+        """The end of the line; set it at any time."""
         return self.tasks[self._task].fields["note"]
 
     @note.setter
     def note(self, text: str) -> None:
         self.update(self._task, note=text)
+
+
+class _Line(ProgressColumn):
+    def render(self, task) -> Text:
+        elapsed = timedelta(seconds=int(task.elapsed))
+        return Text(f"  {task.description}  {elapsed}  {task.fields['note']}".rstrip())
