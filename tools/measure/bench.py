@@ -42,7 +42,6 @@ VARIANTS = {  # completions in a micro-batch, micro-batches, completions in a gr
     "plain trl 8 x 8": (8, 8, 8),
 }
 NAMES = [*TIERS, "ideal", *VARIANTS]
-A100 = PROFILES["a100"]
 
 
 def main() -> None:
