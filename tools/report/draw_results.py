@@ -186,11 +186,8 @@ def main() -> None:
     draw_styles(axes[1], curves)
     draw_controls(axes[2], outcomes)
     save(fig, "what_it_learns.png")
-    measured = set(outcomes["experiment"])
-    if measured.issuperset(SICK):
-        save(draw_sick_runs(curves), "sick_runs.png")
-    if measured.issuperset(name for names in ABLATIONS.values() for name in names):
-        save(draw_ablations(outcomes), "ablations.png")
+    save(draw_sick_runs(curves), "sick_runs.png")
+    save(draw_ablations(outcomes), "ablations.png")
     save(draw_trials(pd.DataFrame(tables.read("gpu-trials.json"))), "real_model.png")
     trials = pd.DataFrame(tables.read("gpu-trial-curves.csv"))
     save(draw_collapse(trials), "real_collapse.png")

@@ -61,7 +61,13 @@ def build(folder: Path) -> None:
             )
     if not folder.exists():
         with tempfile.TemporaryDirectory() as scratch:
-            unpack(fetch(Path(scratch)), folder)
+            wanted = Path(scratch, "wanted.txt")
+            wanted.write_text(f"{PACKAGE} --hash=sha256:{SHA256}\n")
+            download = [sys.executable, "-m", "pip", "download", "--no-deps"]
+            download += ["--no-binary", "llama-cpp-python", "-d", scratch, "-r", wanted]
+            run("fetching the sources", download)
+            (archive,) = Path(scratch).glob("*.tar.gz")
+            unpack(archive, folder)
     made = folder / "build"
     options = [f"-D{name}={value}" for name, value in OPTIONS.items()]
     targets = ["--target", *llama_cpp.PROGRAMS, "-j", str(os.cpu_count() or 1)]
@@ -70,17 +76,6 @@ def build(folder: Path) -> None:
     for name in llama_cpp.PROGRAMS:
         shutil.copy2(made / "bin" / name, folder / f"{name}.new")
         (folder / f"{name}.new").replace(folder / name)
-
-
-def fetch(scratch: Path) -> Path:
-    """The source package, from the package index that pip is set up for."""
-    wanted = scratch / "wanted.txt"
-    wanted.write_text(f"{PACKAGE} --hash=sha256:{SHA256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "-d", scratch]
-    command += ["--no-binary", "llama-cpp-python", "-r", wanted]
-    run("fetching the sources", command)
-    (archive,) = scratch.glob("*.tar.gz")
-    return archive
 
 
 def unpack(archive: Path, folder: Path) -> None:

@@ -71,10 +71,8 @@ class _Worker:
 
 def _start() -> subprocess.Popen:
     if find_spec("math_verify") is None:
-        raise ModuleNotFoundError(
-            "math-verify is not installed: install the packages of the requirements "
-            "file, or run `pip install math-verify[antlr4_13_2]`."
-        )
+        advice = "install the packages of the requirements file"
+        raise ModuleNotFoundError(f"math-verify is not installed: {advice}.")
     return subprocess.Popen(
         [sys.executable, "-P", __file__],  # -P: our file names shadow nothing
         stdin=subprocess.PIPE,

@@ -67,14 +67,6 @@ def _matches(pattern: str) -> Callable:
     return re.compile(pattern, re.ASCII).fullmatch
 
 
-def _is_model(name: str) -> bool:
-    return local_path(name) is not None or bool(_matches(HUB_ID)(name))
-
-
-def _are_exports(text: str) -> bool:
-    return {name.strip() for name in text.split(",")} <= set(EXPORTS)
-
-
 def _is_reward(text: str) -> bool:
     own = _matches(r"(.+\.py):\w+(, ?\w+)*(@[0-9a-f]{12})?")(text)
     return text in REWARDS or bool(own and local_path(own[1]))
@@ -122,12 +114,22 @@ Reward = Annotated[
     _must(_is_reward, f"should be one of {', '.join(REWARDS)}, or ./file.py:function"),
     AfterValidator(lambda text: text if text in REWARDS else tried(text)[0]),
 ]
-Model = Annotated[str, _must(_is_model, "should be a hub id or a local folder")]
+Model = Annotated[
+    str,
+    _must(
+        lambda name: local_path(name) or _matches(HUB_ID)(name),
+        "should be a hub id or a local folder",
+    ),
+]
 SftData, GrpoData, EvalData = map(
     _data, ("embedded:sft", "embedded:grpo", "embedded:test")
 )
 Exports = Annotated[
-    str, _must(_are_exports, f"should be some of {', '.join(EXPORTS)}, with commas")
+    str,
+    _must(
+        lambda text: {name.strip() for name in text.split(",")} <= set(EXPORTS),
+        f"should be some of {', '.join(EXPORTS)}, with commas",
+    ),
 ]
 HubRepo = Annotated[
     str,
