@@ -41,7 +41,7 @@ notebooks: env export  ## run all (or ONLY="04 05") and keep the outputs in the 
 	@$(RUN) -m tools.run.run_course --keep $(ONLY)
 
 RUNS := $(RUN) -m tools.measure.run_experiments
-ALONE = $(if $(filter-out 1,$(JOBS)),env OMP_NUM_THREADS=1)
+ALONE = $(if $(filter-out 1,$(JOBS)),env OMP_NUM_THREADS=1 TERM=dumb)
 
 seeds: ONLY = course format random sft-more
 seeds: experiments  ## three seeds and the controls, measured for results/ (about an hour)

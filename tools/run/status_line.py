@@ -11,12 +11,17 @@ class StatusLine(Progress):
     """Title, elapsed time and a note; a context manager.
 
     On a terminal the line is kept up to date; elsewhere (a log, CI) it is printed at
-    the end.
+    the end, after its title at the start.
     """
 
     def __init__(self, title: str) -> None:
         super().__init__(_Line(Column(no_wrap=True, overflow="ellipsis")))
         self._task = self.add_task(title, note="")
+
+    def start(self) -> None:
+        if not self.console.is_terminal:
+            print(f"  {self.tasks[self._task].description}  ...", flush=True)
+        super().start()
 
     @property
     def note(self) -> str:
