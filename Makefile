@@ -4,7 +4,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 
 .PHONY: help course try lab watch test check format export notebooks seeds experiments
-.PHONY: flight results screenshots badges release-check llama lock audit clean env
+.PHONY: flight results badges release-check llama lock audit clean env
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -26,6 +26,7 @@ check: env  ## lint, spelling, links, and whether notebooks and outputs belong t
 	@$(RUN) -m ruff check
 	@$(RUN) -m ruff format --check
 	@PYTHONPATH=notebooks .venv/bin/lint-imports --no-cache
+	@.venv/bin/codespell *.md models/*/*.md notebooks tools tests
 	@$(RUN) -m tools.run.check_notebooks
 
 format: env  ## let ruff put the code in order, then export the taught modules
@@ -39,11 +40,15 @@ export: env  ## write grpo_course/*.py from the notebooks that teach them
 notebooks: env export  ## run all (or ONLY="04 05") and keep the outputs in the notebooks
 	@$(RUN) -m tools.run.run_course --keep $(ONLY)
 
-seeds: env  ## three seeds and the controls, measured for results/ (about an hour)
-	@$(RUN) -m tools.measure.run_experiments course format random sft-more
+RUNS := $(RUN) -m tools.measure.run_experiments
+ALONE = $(if $(filter-out 1,$(JOBS)),env OMP_NUM_THREADS=1 TERM=dumb)
+
+seeds: ONLY = course format random sft-more
+seeds: experiments  ## three seeds and the controls, measured for results/ (about an hour)
 
 experiments: env  ## all that the README and 04 and 05 show (hours; JOBS=16: sooner)
-	@$(RUN) -m tools.measure.run_experiments --jobs $(or $(JOBS),1)
+	@$(RUNS) --list $(ONLY) | xargs -r -P $(or $(JOBS),1) -n 1 $(ALONE) $(RUNS); \
+	  code=$$?; $(RUNS) && exit $$code
 
 flight: env  ## record the four runs of the flight recorder, after `make seeds`
 	@for run in course sick-cold sick-rate sick-limit; do \
@@ -83,9 +88,6 @@ watch: env  ## open SwanLab's dashboard of your runs, on this machine only
 
 llama: env  ## build llama.cpp once, for the GGUF formats of notebook 06
 	@$(RUN) -m tools.run.build_llama_cpp
-
-screenshots: env  ## pictures of the dashboard for the notebooks (needs chromium)
-	@$(RUN) -m tools.report.screenshots
 
 audit: env  ## look all pins up in a list of known vulnerabilities (needs internet)
 	@grep -ho '^torch==[^ ]*' requirements-cpu.in > .torch-pin

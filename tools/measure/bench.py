@@ -37,16 +37,11 @@ TIERS = {  # GiB that torch sees on such a GPU, and the size of the profile's mo
 VARIANTS = {  # completions in a micro-batch, micro-batches, completions in a group
     "tutorial": (4, 1, 4),
     "unsloth 4 x 8": (4, 8, 8),
-    "unsloth 8 x 4": (8, 4, 8),
-    "unsloth 32 x 1": (32, 1, 8),
     "unsloth 8 x 8": (8, 8, 8),
-    "unsloth 16 x 8": (16, 8, 8),
     "plain trl 32 x 1": (32, 1, 8),
-    "plain trl 8 x 4": (8, 4, 8),
     "plain trl 8 x 8": (8, 8, 8),
 }
 NAMES = [*TIERS, "ideal", *VARIANTS]
-A100 = PROFILES["a100"]
 
 
 def main() -> None:

@@ -46,11 +46,11 @@ def courses(rows: list[dict]) -> list[dict]:
     runs: dict[tuple, dict] = {}
     for row in rows:
         key = tables.key_of(row, ("machine", "gib_held", "profile", "model", "start"))
-        run = runs.setdefault(key, row | {"times": []})
-        run[f"in {row['notebook'][:2]}"] = row["seconds"]
-        run["times"].append(row["seconds"])
-        run["first"] = row.get("to_first_step_s") or run.get("first")
-        run["all"] = sum(run["times"]) if len(run["times"]) == 6 else None
+        run = runs.setdefault(key, {})
+        run |= row | {f"in {row['notebook'][:2]}": row["seconds"]}
+    for run in runs.values():
+        times = [run[f"in 0{n}"] for n in range(1, 7) if f"in 0{n}" in run]
+        run["all"] = sum(times) if len(times) == 6 else None
     return list(runs.values())
 
 
@@ -64,19 +64,6 @@ def shares(rows: list[dict]) -> list[dict]:
             best = gpu_limits.ideal_step(row["completions"], **there)
             row["share"] = row["tokens_per_s"] / best["tokens_per_s"]
     return rows
-
-
-def best(rows: list[dict]) -> str:
-    """A sentence on the fastest batch of Unsloth's, beside the tutorial's."""
-    timed = [row for row in rows if "tokens_per_s" in row]
-    ours = [row for row in timed if row["variant"].startswith("unsloth")]
-    for row in sorted(ours, key=lambda row: -row["tokens_per_s"]):
-        for old in timed:
-            if (old["variant"], old["machine"]) == ("tutorial", row["machine"]):
-                times = row["tokens_per_s"] / old["tokens_per_s"]
-                how = f"`{row['variant']}`: {times:.1f} times the tutorial's"
-                return f"\n\n{how} tokens a second, on the same machine."
-    return ""
 
 
 NOT_SHOWN = r"first|samples"  # of the trials' problems: parts and samples; see the file
@@ -93,7 +80,6 @@ class Table(NamedTuple):
     columns: str
     caption: str  # what to know when reading it
     rows: Callable[[list[dict]], list[dict]] = list  # what to show of the file's rows
-    after: Callable[[list[dict]], str] = lambda rows: ""
 
     def markdown(self, rows: list[dict]) -> str:
         """The table of a file's rows."""
@@ -102,7 +88,7 @@ class Table(NamedTuple):
             row["where"] = row.get("machine", "-") + held
             if "gained" in row:
                 row["p"] = mcnemar_p_value(row["gained"], row["lost"])
-        return tables.markdown(self.columns, self.rows(rows)) + self.after(rows)
+        return tables.markdown(self.columns, self.rows(rows))
 
 
 def timeline(rows: list[dict]) -> list[dict]:
@@ -189,7 +175,7 @@ GPU_TABLES = {
         "Seconds of each notebook",
         "machine: {where} | profile: {profile} | model: {model} | start: {start}||"
         + "|".join(f"0{n}: {{in 0{n}:.0f}}" for n in range(1, 7))
-        + "| 01 to 06: {all:.0f} | start of 05 to first step: {first:.0f}",
+        + "| 01 to 06: {all:.0f} | start of 05 to first step: {to_first_step_s:.0f}",
         "With the imports; cold, and with the compilers' caches of an earlier run.",
         courses,
     ),
@@ -226,7 +212,6 @@ GPU_TABLES = {
         "completions; the ideal counts nothing but reading the weights and the cache, "
         "and multiplying.",
         shares,
-        best,
     ),
 }
 

@@ -21,14 +21,25 @@ KEPT = ("alt", "tags")  # of a cell's metadata: its picture in words; what it is
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
+def notebooks(folder: Path) -> list[Path]:
+    """The lessons in a folder, then their solutions."""
+    folders = folder, folder / "solutions"
+    return [path for f in folders for path in sorted(f.glob("[0-9]*.ipynb"))]
+
+
 def read(path: Path) -> nbformat.NotebookNode:
     """The notebook at `path`, as nbformat 4."""
     return nbformat.read(path, as_version=4)
 
 
+def as_text(notebook: nbformat.NotebookNode) -> str:
+    """A notebook as it is in its file."""
+    return nbformat.writes(notebook).removesuffix("\n") + "\n"
+
+
 def write(notebook: nbformat.NotebookNode, path: Path) -> None:
     """Write a notebook whole or not at all."""
-    write_whole(path, nbformat.writes(notebook).removesuffix("\n") + "\n")
+    write_whole(path, as_text(notebook))
 
 
 def code_cells(notebook: nbformat.NotebookNode) -> list:

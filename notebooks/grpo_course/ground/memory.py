@@ -40,22 +40,20 @@ def check(step: str, profile, model):
     """
     import pandas as pd
 
+    memory = estimate(step, profile, model), free_memory(profile)
     disk = CHECKPOINTS * 12 * _trained(model) / GIB + SPARE_GIB
-    there = shutil.disk_usage(home()).free / GIB
+    disk = disk, shutil.disk_usage(home()).free / GIB
     room = f"make room in {home()}, or set COURSE_HOME to a larger disk"
-    rows = {
-        "memory": (estimate(step, profile, model), free_memory(profile)),
-        "disk": (disk, there),
-    }
-    for what, advice in (("memory", _advice(step, profile)), ("disk", room)):
-        needed, there = rows[what]
+    rows = {"memory": (*memory, _advice(step, profile)), "disk": (*disk, room)}
+    for what, (needed, there, advice) in rows.items():
         if needed > there:
             raise TooLittle(
                 f"This step needs about {needed:.1f} GiB of {what} and {there:.1f} GiB "
                 f"are free: {advice}."
             )
-    columns = ["needed (GiB)", "there (GiB)"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).round(1)
+    columns = ["needed (GiB)", "there (GiB)", "advice"]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns).round(1)
+    return table.drop(columns="advice")
 
 
 @contextmanager
@@ -64,20 +62,19 @@ def watch(step: str, profile) -> Iterator[dict]:
     prints with every step is left out.
 
     Yields a dict for the stage's metrics: machine, profile, gib_held (`gpu_gib`),
-    seconds_before (since this process started), and when it has ended minutes,
-    gib_before and gib_peak (on the GPU; None without one). Raises TooLittle in place of
-    torch's OutOfMemoryError.
+    seconds_before (since this process started), and when it has ended minutes and
+    gib_peak (on the GPU; None without one). Raises TooLittle in place of torch's
+    OutOfMemoryError.
     """
     import psutil
     import torch
 
     usage = {"machine": machine(), "profile": profile.name}
     usage["seconds_before"] = time.time() - psutil.Process().create_time()
-    usage |= {"gib_held": profile.gpu_gib, "gib_before": None, "gib_peak": None}
+    usage |= {"gib_held": profile.gpu_gib, "gib_peak": None}
     started = time.monotonic()
     if profile.on_gpu:
         torch.cuda.reset_peak_memory_stats()
-        usage["gib_before"] = gpu_gib()
     try:
         with without_lines("Unsloth: "):
             yield usage
@@ -173,7 +170,6 @@ def _advice(step: str, profile) -> str:
             half = round(value - 0.1, 2) if isinstance(value, float) else value // 2
             lower.append(f"COURSE_{name.upper()} (now {value}, try {half})")
     if step == "grpo":
-        lower.append(
-            "and as many times more COURSE_GRPO_GRAD_ACCUM for a smaller batch"
-        )
+        more = "and as many times more COURSE_GRPO_GRAD_ACCUM for a smaller batch"
+        lower.append(more)
     return f"lower one of {', '.join(lower)}, restart the kernel and run again"
