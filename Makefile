@@ -4,7 +4,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 
 .PHONY: help course try lab watch test check format export notebooks seeds experiments
-.PHONY: flight results screenshots badges release-check llama lock audit clean env
+.PHONY: bench flight results screenshots badges release-check llama lock audit clean env
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -44,6 +44,9 @@ seeds: env  ## three seeds and the controls, measured for results/ (about an hou
 
 experiments: env  ## all that the README and 04 and 05 show (hours; JOBS=16: sooner)
 	@$(RUN) -m tools.measure.run_experiments --jobs $(or $(JOBS),1)
+
+bench: env  ## is it as fast as it was? ratios, beside the last ones (KEEP=1 keeps them)
+	@$(RUN) -m tools.measure.ratios $(if $(KEEP),--keep)
 
 flight: env  ## record the four runs of the flight recorder, after `make seeds`
 	@for run in course sick-cold sick-rate sick-limit; do \
