@@ -25,12 +25,13 @@ saved to /tmp/run7/home/stages/sft-0123
 @pytest.fixture
 def lessons(tmp_path, monkeypatch):
     """Two lessons, no second set yet, and a README that is not the repository's."""
-    shutil.copytree(ROOT / "images", tmp_path / "images")
-    (tmp_path / "notebooks" / "solutions").mkdir(parents=True)
-    for name in NAMES:
-        shutil.copy(ROOT / "notebooks" / name, tmp_path / "notebooks")
-        (tmp_path / "notebooks" / "solutions" / name).touch()  # linked to
-    (tmp_path / "README.md").write_text((ROOT / "README.md").read_text())
+    (tmp_path / "notebooks").mkdir()
+    apart = {"notebooks", "real_model", "README.md", *NAMES}
+    for path in (*ROOT.iterdir(), *(ROOT / "notebooks").iterdir()):
+        if path.name not in apart:  # what the prose may link to
+            (tmp_path / path.relative_to(ROOT)).symlink_to(path)
+    for name in (*(f"notebooks/{name}" for name in NAMES), "README.md"):
+        shutil.copy(ROOT / name, tmp_path / name)
     monkeypatch.setattr(nbtools, "FOLDER", tmp_path / "notebooks")
     monkeypatch.setattr(results, "ROOT", tmp_path)
     monkeypatch.setattr(results, "SECOND_SET", tmp_path / "real_model")
