@@ -4,7 +4,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 
 .PHONY: help course try lab watch test check format export notebooks seeds experiments
-.PHONY: flight results badges release-check llama lock audit clean env
+.PHONY: bench flight results badges release-check llama lock audit clean env
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -49,6 +49,9 @@ seeds: experiments  ## three seeds and the controls, measured for results/ (abou
 experiments: env  ## all that the README and 04 and 05 show (hours; JOBS=16: sooner)
 	@$(RUNS) --list $(ONLY) | xargs -r -P $(or $(JOBS),1) -n 1 $(ALONE) $(RUNS); \
 	  code=$$?; $(RUNS) && exit $$code
+
+bench: env  ## is it as fast as it was? ratios, beside the last ones (KEEP=1 keeps them)
+	@$(RUN) -m tools.measure.ratios $(if $(KEEP),--keep)
 
 flight: env  ## record the four runs of the flight recorder, after `make seeds`
 	@for run in course sick-cold sick-rate sick-limit; do \

@@ -149,7 +149,8 @@ def test_a_run_is_added_once_and_shown_in_the_readme(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "ROOT", tmp_path)
     monkeypatch.setattr(sys, "argv", ["gpu_run", "--name", "My model"])
     monkeypatch.setenv("COURSE_HOME", str(write_home(tmp_path / "home")))
-    markers = [f"<!-- {m}:start -->\n<!-- {m}:end -->\n" for m in ("results", "gpu")]
+    names = ("results", "second-set", "gpu")
+    markers = [f"<!-- {m}:start -->\n<!-- {m}:end -->\n" for m in names]
     (tmp_path / "README.md").write_text("before\n" + "".join(markers) + "after\n")
     for _ in range(2):
         gpu_run.main()

@@ -57,13 +57,15 @@ def main() -> None:
         if options.one:
             print(json.dumps(measure(name, model)))
             return
-        if not (model / "config.json").is_file():
-            command = [sys.executable, "-m", random_model.__name__, model]
-            subprocess.run([*command, model.name], check=True)
-        keep(
-            name,
-            in_process(["-m", __spec__.name, name, "--one", "--models", model.parent]),
-        )
+        keep(name, rows_of(name, model))
+
+
+def rows_of(name: str, model: Path) -> list[dict]:
+    """`measure` in a process of its own; a model that is not there is made."""
+    if not (model / "config.json").is_file():
+        command = [sys.executable, "-m", random_model.__name__, model]
+        subprocess.run([*command, model.name], check=True)
+    return in_process(["-m", __spec__.name, name, "--one", "--models", model.parent])
 
 
 def keep(name: str, found: list[dict]) -> None:

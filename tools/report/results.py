@@ -1,5 +1,6 @@
 """Write the README's tables from results/: `make results`. No number is ever typed."""
 
+import json
 import re
 from collections.abc import Callable
 from typing import NamedTuple
@@ -36,6 +37,21 @@ def on_cpu() -> str:
     stages = tables.markdown(runs.COLUMNS, tables.read("cpu.json"))
     outcomes = tables.read("experiments.json")
     return f"{stages}\n\n{tables.markdown(GAINS, gains(outcomes) if outcomes else [])}"
+
+
+SECOND_SET = ROOT / "real_model"
+
+
+def second_set() -> str:
+    """A sentence with links to the notebooks as a real model ran them, if there are."""
+    paths = sorted(SECOND_SET.glob("*.ipynb"))
+    told = [json.loads(path.read_text())["metadata"]["course"] for path in paths]
+    if not told:
+        return ""
+    made, place = told[-1]["made_by"], SECOND_SET.name
+    links = [f"[{p.name.partition('_')[0]}]({place}/{p.name})" for p in paths]
+    how = f"as {made['model']} ran them on {made['machine']}"
+    return f"The same cells {how}, with their outputs: {', '.join(links)}."
 
 
 # --- On GPUs --------------------------------------------------------------------------
@@ -230,6 +246,7 @@ def on_gpus() -> str:
 def filled(page: str) -> str:
     """A page with the tables between its markers. ValueError if these are not there."""
     page = tables.fill(page, "results", on_cpu())
+    page = tables.fill(page, "second-set", second_set())
     return tables.fill(page, "gpu", on_gpus())
 
 

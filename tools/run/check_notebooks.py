@@ -2,7 +2,8 @@
 
 Code and outputs belong together (executed in order, no error, source unchanged since);
 the notebook is small and clean; it keeps the course's style; links lead somewhere; the
-exported modules, the set-up cells and the README's results table are as they should be.
+exported modules, the set-up cells, the second set (real_model/) and the README's
+results table are as they should be.
 """
 
 import html
@@ -17,7 +18,7 @@ from urllib.parse import unquote
 
 import nbformat
 
-from tools.report import results
+from tools.report import results, second_set
 from tools.run import export, nbtools, write_setup_cells
 
 MAX_BYTES = 300_000
@@ -25,11 +26,6 @@ MAX_IMAGE_BYTES, MAX_FILE_BYTES = 100_000, 200_000  # in an output, in images/
 LONGEST_CELL, MEDIAN_CELL = 30, 8  # lines of code
 IMAGES = ("image/png", "image/jpeg", "image/svg+xml")
 
-UNWANTED = {  # in an output
-    "a path of the machine it ran on": r"(?<![\w.])/(?:home|root|Users|tmp|content)/\w",
-    "a warning": r"\w*Warning: |^\[?WARNING|^W\d{4} \d\d:",
-    "a progress bar": r"\d%\|.*\||<progress|\d(?:it|s)/(?:it|s)\]",
-}
 SECRET = re.compile(
     r"hf_[A-Za-z0-9]{20,}|\bsk-[\w-]{20,}|\bgh[pousr]_\w{20,}|\bAKIA[0-9A-Z]{16}\b"
     r"|(?i:api_?key|token|password)[\"']?\s*[=:]\s*[\"'][\w-]{16,}[\"']"
@@ -104,7 +100,7 @@ def _output_problems(cell) -> Iterator[str]:
             yield "has an image above 100 kB"
     if SECRET.search("\n".join([cell.source, *texts])):
         yield "seems to hold a key or token"
-    for what, pattern in UNWANTED.items():
+    for what, pattern in nbtools.UNWANTED.items():
         if any(re.search(pattern, text, re.MULTILINE) for text in texts):
             yield f"shows {what}"
 
@@ -153,7 +149,8 @@ def main() -> None:
     root = nbtools.ROOT
     paths = nbtools.notebooks(nbtools.FOLDER)
     texts = {p: p.read_text() for g in ("*.md", "models/*/*.md") for p in root.glob(g)}
-    found = [f"{p.relative_to(root)} {w}" for p in paths for w in problems(p)]
+    both = [*paths, *sorted(results.SECOND_SET.glob("*.ipynb"))]
+    found = [f"{p.relative_to(root)} {w}" for p in both for w in problems(p)]
     for path, text in texts.items():
         found += [f"{path.relative_to(root)} {w}" for w in text_problems(text, path)]
     if results.filled(texts[root / "README.md"]) != texts[root / "README.md"]:
@@ -161,12 +158,13 @@ def main() -> None:
     prose = [*texts.values(), *(path.read_text() for path in paths)]
     found += image_problems(root / "images", prose)
     found += export.differences(nbtools.FOLDER)
+    found += second_set.differences()
     other = [path.relative_to(root) for path, _ in write_setup_cells.changes(root)]
     found += [f"{p} has other badges or set-up cells: run `make badges`" for p in other]
     found += [problem for path in paths for problem in name_problems(path)]
     if not paths:
         found.append("there are no notebooks")
-    print("\n".join(found) or f"{len(paths)} notebooks are as they should be.")
+    print("\n".join(found) or f"{len(both)} notebooks are as they should be.")
     sys.exit(1 if found else 0)
 
 

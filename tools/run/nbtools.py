@@ -18,6 +18,12 @@ from tools import FOLDER, ROOT, write_whole  # noqa: F401  # FOLDER: where they 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 SET_UP = "set-up"  # the tag of the cells for Colab and Kaggle, which are not run here
 KEPT = ("alt", "tags")  # of a cell's metadata: its picture in words; what it is for
+FOLDERS = r"(?<![\w.])/(?:home|root|Users|tmp|content|work\w*|mnt)/"
+UNWANTED = {  # in an output
+    "a path of the machine it ran on": FOLDERS + r"\w",
+    "a warning": r"\w*Warning: |^\[?WARNING|^W\d{4} \d\d:",
+    "a progress bar": r"\d%\|.*\||<progress|\d(?:it|s)/(?:it|s)\]",
+}
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
