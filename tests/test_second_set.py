@@ -145,6 +145,18 @@ def test_outputs_of_other_code_are_refused(lessons, executed):
     assert len(second_set.differences()) == 1
 
 
+def test_changed_code_without_an_output_is_told_for_good(lessons, executed):
+    second_set.main("add", str(executed))
+    for number, name in enumerate(("first", "second")):
+        notebook = nbtools.read(lessons / NAMES[1])
+        silent = [c for c in nbtools.code_cells(notebook) if not c.outputs]
+        silent[number].source = f"{name} = 1"
+        nbtools.write(notebook, lessons / NAMES[1])
+        second_set.main("refresh")
+    told = nbtools.read(results.SECOND_SET / NAMES[1]).cells[1].source
+    assert f"| {second_set.CHANGED} | `first = 1`, `second = 1` |" in told
+
+
 def test_a_run_that_stopped_early_is_refused(executed):
     notebook = nbtools.read(executed / NAMES[0])
     nbtools.code_cells(notebook)[-1].execution_count = None

@@ -23,6 +23,8 @@ from tools.run import nbtools
 
 MADE_BY = "made-by"  # the tag and the id of that cell
 FACTS = ("model", "machine", "profile", "changed", "data")  # the rows of its table
+CHANGED = "cells changed since"
+CODE_LINE = re.compile(r"^[^#\n].*", re.MULTILINE)  # the first tells a cell from others
 TARGET = re.compile(r"(\]\(\s*<?)(?![a-z]+:|#|/)([^)\s>#]+)")  # a link's, if local
 FOLDERS = re.compile(nbtools.FOLDERS + r"(?:[\w.+-]+/)*(?=[\w.+-])")  # of a path
 NOISE = re.compile("|".join([*nbtools.UNWANTED.values(), r"\b(INFO|DEBUG) \d\d-\d\d "]))
@@ -58,12 +60,18 @@ def made_by(home: Path) -> dict[str, str]:
 def laid(executed, lesson: Path, made: dict[str, str]) -> nbformat.NotebookNode:
     """The cells of a lesson with the outputs of a copy that ran, if that has its code.
 
+    Code without an output may have changed since; the cell below the title says so.
     Links lead to the second set where that has the notebook, else to where they led.
     """
     notebook, ran = nbtools.read(lesson), nbtools.code_cells(executed)
     cells = nbtools.code_cells(notebook)
-    if [cell.source for cell in cells] != [cell.source for cell in ran]:
+    other = [(a, b) for a, b in zip(cells, ran, strict=False) if a.source != b.source]
+    if len(cells) != len(ran) or any(old.outputs for _, old in other):
         raise ValueError(f"{lesson.name} has other code than what ran: run it again.")
+    if other:
+        lines = [f"`{CODE_LINE.search(now.source)[0]}`" for now, _ in other]
+        before = [made[CHANGED]] if CHANGED in made else []
+        made = made | {CHANGED: ", ".join(before + lines)}
     if not all(cell.execution_count for cell in ran):
         raise ValueError(f"{lesson.name} did not run to its end: run it again.")
     for cell, source in zip(cells, ran, strict=True):
@@ -74,7 +82,9 @@ def laid(executed, lesson: Path, made: dict[str, str]) -> nbformat.NotebookNode:
     digest = nbtools.source_digest(notebook)
     notebook.metadata["course"] = {"made_by": made, "source_sha256": digest}
     there = os.path.relpath(lesson, results.SECOND_SET)
-    rows = "\n".join(f"| {name} | {made[name]} |" for name in FACTS)
+    rows = "\n".join(
+        f"| {name} | {made[name]} |" for name in (*FACTS, CHANGED) if name in made
+    )
     text = f"""**These outputs are those of {made["model"]}.** Cells and prose are those
 of [the laptop's notebook]({there}): numbers in the prose are the tiny model's.
 
