@@ -93,6 +93,7 @@ def train(recipe, guard, here, state, profile, model, tokenizer, problems, dropp
     changed = {n for n, value in wanted.items() if getattr(config, n, None) != value}
     if changed := changed - course.KNOWN - recipe["trainer"].keys():
         raise RuntimeError(f"The configuration was changed: {changed}")
+    memory.check("grpo", profile, model)
     health, clock = course.watched(profile, guard, recipe["step_s"], state)
     trainer = GRPOTrainer(
         model=model,
@@ -117,7 +118,7 @@ def train(recipe, guard, here, state, profile, model, tokenizer, problems, dropp
     log = [entry for entry in trainer.state.log_history if "reward" in entry]
     metrics = {"log_history": log, "last_step": last_step, "usage": usage}
     metrics |= {"rows": dropped, "training": wanted, "engine": recipe["engine"]}
-    metrics |= {"processes": WORLD, "adapters": digests}
+    metrics |= {"processes": WORLD, "adapters": digests, "way": here.way}
     metrics |= {"seconds": seconds | {"step": clock.steps}}
     return weights, metrics
 
@@ -151,12 +152,13 @@ def way_on(folder: Path | None) -> str:
 
 
 if __name__ == "__main__":
-    here = SimpleNamespace(folder=None)
+    file = Path(sys.argv[1])
+    here = SimpleNamespace(folder=None, way=file.stem)
     guard = Guard(f"Process {RANK} of {WORLD}", lambda: way_on(here.folder))
     if RANK:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # one process speaks
     try:
-        main(tomllib.loads(Path(sys.argv[1]).read_text()), guard, here)
+        main(tomllib.loads(file.read_text()), guard, here)
     except Exception as error:
         time.sleep(3 * (WORLD > 1))  # did it fail because another process has ended?
         if type(error).__module__.partition(".")[0] not in ("grpo_course", "recipes"):

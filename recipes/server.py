@@ -21,6 +21,7 @@ def start(options: dict, profile, log: Path) -> subprocess.Popen:
     options: the table [server] of a recipe: gpus, port, share (of their memory),
     wait_s, arguments. Raises ServerError, one sentence.
     """
+    os.environ.setdefault("VLLM_HOST_IP", "127.0.0.1")  # also for the trainer's NCCL
     gpus = options["gpus"].split(",")
     command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve"]
     command += [profile.model_source, "--host", "127.0.0.1"]

@@ -1,9 +1,9 @@
-"""The stages up to `sft` with an adapter that nobody trained, in seconds, for any model.
+"""The stages up to `sft` with an adapter that nobody trained: in seconds, any model.
 
     COURSE_MODEL_NAME=/models/8b python -m recipes.untrained
 
-For tests, and for measuring speed with random weights (tools.measure.random_model). What
-begins from these stages learns nothing of use.
+For tests, and for measuring speed with random weights (tools.measure.random_model).
+What begins from these stages learns nothing of use.
 """
 
 import torch

@@ -7,6 +7,7 @@ came out of it for their own.
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import pytest
 import torch
@@ -25,6 +27,8 @@ from grpo_course.ground.profile import PROFILES, ProfileError, load_profile
 from grpo_course.ground.styles import STYLES
 from grpo_course.scale_out import exact_unmerge, share_of
 from recipes import course, server
+from recipes.verl import collect, prepare
+from recipes.verl import reward as verl_reward
 from tools import FOLDER, ROOT
 from tools.run import nbtools, run_course, runner
 
@@ -278,6 +282,52 @@ def test_a_server_ends_with_the_trainer_however_that_ends(imitation, tmp_path):
     process.communicate()
     psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], 30)
     assert not psutil.pid_exists(pid)
+
+
+# --- verl: what goes there, and what comes back ---------------------------------------
+
+
+def test_verl_gets_the_course_s_rewards():
+    answers = {"1=1.<end_working_out><SOLUTION>42</SOLUTION>": 1.0, "42": 0.0}
+    for text, right in answers.items():
+        found = verl_reward.compute_score("course", text, "42")
+        asked = {"prompts": [None], "completions": [text], "answer": ["42"]}
+        assert found["score"] == sum(f(**asked)[0] for f in rewards.REWARDS)
+        assert found["right"] == right
+
+
+def test_verl_gets_the_profile_and_refuses_what_it_does_not_know(tmp_path):
+    told = prepare.arguments(PROFILES["a100"], tmp_path, tmp_path, gpus=2, nodes=1)
+    a100 = PROFILES["a100"]
+    assert told["data.train_batch_size"] == a100.grpo_prompts
+    assert told["actor_rollout_ref.actor.optim.lr"] == a100.grpo_learning_rate
+    with pytest.raises(ProfileError, match="COURSE_MIN_P=0"):
+        prepare.arguments(CPU, tmp_path, tmp_path, gpus=2, nodes=1)
+
+
+def test_problems_go_to_verl_and_its_adapter_becomes_a_stage(
+    runs, tmp_path, monkeypatch
+):
+    source, home = runs[0], tmp_path / "home"
+    others = shutil.ignore_patterns("grpo-*", "lora-*")
+    shutil.copytree(source / "stages", home / "stages", ignore=others)
+    for name, value in SETTINGS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("COURSE_HOME", str(home))
+    monkeypatch.setenv("COURSE_MIN_P", "0")
+    monkeypatch.setattr(sys, "argv", ["prepare", str(tmp_path / "out")])
+    prepare.main()
+    row = pd.read_parquet(tmp_path / "out" / "train.parquet").iloc[0]
+    assert row["prompt"][-1]["role"] == "user" and row["data_source"] == "random"
+    merged = tmp_path / "out" / "merged" / "lora_adapter"
+    merged.mkdir(parents=True)
+    shutil.copy(grpo_of(source).path / "adapter_model.safetensors", merged)
+    collect.main(tmp_path / "out")
+    made, profile = grpo_of(home), load_profile()
+    assert made.metrics["engine"] == "verl"
+    parent = stages.open_stage("sft", profile)
+    data = made.manifest["facts"]["data"]
+    assert stages.finished("grpo", profile, parent, data=data).digest == made.digest
 
 
 def test_the_profile_of_the_tests_is_the_cpu_s(monkeypatch):
