@@ -35,7 +35,11 @@ def load(profile, parent, engine: str):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
+    from grpo_course.ground.profile import ProfileError
     from grpo_course.scale_out import exact_unmerge
+
+    if profile.load_in_4bit:
+        raise ProfileError("4 bits go with ddp.toml only: set COURSE_LOAD_IN_4BIT=0.")
 
     dtype = getattr(torch, profile.dtype)
     base = AutoModelForCausalLM.from_pretrained(profile.model_source, dtype=dtype)

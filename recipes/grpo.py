@@ -45,6 +45,8 @@ def main(recipe: dict, guard: Guard, here: SimpleNamespace) -> None:
     parent = stages.open_stage("sft", profile)
     if RANK == 0 and "server" in recipe:
         server.start(recipe["server"], profile, stages.home() / "vllm-server.log")
+    if not profile.on_gpu:  # else "cpu:0", for which no checkpoint can be loaded
+        os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
     limit = timedelta(seconds=recipe["start_s"])
     state = PartialState(cpu=not profile.on_gpu, timeout=limit)
     model = course.load(profile, parent, recipe["engine"])
@@ -73,7 +75,6 @@ def main(recipe: dict, guard: Guard, here: SimpleNamespace) -> None:
 
 def train(recipe, guard, here, state, profile, model, tokenizer, problems, dropped):
     """Train; the adapter's weights, whole, and what the stage's manifest says."""
-    import torch
     from datasets import Dataset
     from transformers import PrinterCallback
     from trl import GRPOConfig, GRPOTrainer
@@ -88,8 +89,6 @@ def train(recipe, guard, here, state, profile, model, tokenizer, problems, dropp
     wanted |= share_of(profile, WORLD) | recipe["trainer"]
     more = course.reporting(profile, here.folder) | {"ddp_timeout": recipe["step_s"]}
     config = GRPOConfig(**wanted, **more)
-    if not profile.on_gpu:  # not cpu:0, for which a checkpoint cannot be loaded
-        config.distributed_state.device = torch.device("cpu")
     changed = {n for n, value in wanted.items() if getattr(config, n, None) != value}
     if changed := changed - course.KNOWN - recipe["trainer"].keys():
         raise RuntimeError(f"The configuration was changed: {changed}")

@@ -305,7 +305,7 @@ def test_verl_gets_the_profile_and_refuses_what_it_does_not_know(tmp_path):
         prepare.arguments(CPU, tmp_path, tmp_path, gpus=2, nodes=1)
 
 
-def test_problems_go_to_verl_and_its_adapter_becomes_a_stage(
+def test_problems_go_to_verl_and_an_adapter_comes_back(
     runs, tmp_path, monkeypatch
 ):
     source, home = runs[0], tmp_path / "home"

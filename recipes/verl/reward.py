@@ -3,9 +3,8 @@
 import sys
 from pathlib import Path
 
-sys.path.append(
-    str(Path(__file__).parents[2] / "notebooks")
-)  # verl reads this file alone
+COURSE = Path(__file__).parents[2]  # verl reads this file alone
+sys.path.append(str(COURSE / "notebooks"))
 
 from grpo_course import rewards  # noqa: E402
 from grpo_course.marking import answers_equal  # noqa: E402
