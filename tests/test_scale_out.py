@@ -305,9 +305,7 @@ def test_verl_gets_the_profile_and_refuses_what_it_does_not_know(tmp_path):
         prepare.arguments(CPU, tmp_path, tmp_path, gpus=2, nodes=1)
 
 
-def test_problems_go_to_verl_and_an_adapter_comes_back(
-    runs, tmp_path, monkeypatch
-):
+def test_problems_go_to_verl_and_an_adapter_comes_back(runs, tmp_path, monkeypatch):
     source, home = runs[0], tmp_path / "home"
     others = shutil.ignore_patterns("grpo-*", "lora-*")
     shutil.copytree(source / "stages", home / "stages", ignore=others)
