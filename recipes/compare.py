@@ -54,11 +54,13 @@ def row(stage: stages.Stage) -> dict:
 
 
 def reached(told: dict) -> float | None:
-    """Seconds of steps until REACHED of the completions were right; None: never."""
+    """Seconds of steps until REACHED of the completions were right; None: never, or
+    not known, of a run that was interrupted."""
     right = [float(entry["rewards/right/mean"]) for entry in told["log_history"]]
-    for step in range(5, len(right) + 1):
+    seconds = told["seconds"]["step"]
+    for step in range(5, len(right) + 1) if len(right) == len(seconds) else ():
         if fmean(right[step - 5 : step]) >= REACHED:
-            return sum(told["seconds"]["step"][:step])
+            return sum(seconds[:step])
     return None
 
 

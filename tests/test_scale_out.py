@@ -22,11 +22,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from grpo_course import rewards
-from grpo_course.ground import checkpoints, stages
+from grpo_course.ground import checkpoints, files, stages
 from grpo_course.ground.profile import PROFILES, ProfileError, load_profile
 from grpo_course.ground.styles import STYLES
+from grpo_course.problems import held_out_problems
 from grpo_course.scale_out import exact_unmerge, share_of
-from recipes import course, server
+from recipes import compare, course, server
 from recipes.verl import collect, prepare
 from recipes.verl import reward as verl_reward
 from tools import FOLDER, ROOT
@@ -119,11 +120,31 @@ def test_no_step_is_missing_after_the_kill(runs):
 def test_notebooks_05_and_06_take_the_stage_for_their_own(runs, preloaded):
     home, before = runs[0], grpo_of(runs[0])
     environ = environment(home) | {"MPLBACKEND": "Agg"}
+    # 05 compares with what 01 and 03 have measured: here, stand-ins.
+    asked = [row["prompt"][-1]["content"] for row in held_out_problems(CPU)][:8]
+    for stage in stages.every_stage(home):
+        if stage.name in ("base", "sft"):
+            found = before.measured | {"native": before.measured["evaluation"]}
+            stages.write_metrics(stage, found | {"problems": files.digest(asked)})
     for path in run_course.chosen(["05", "06"]):
         runner.execute(path, home / "executed" / path.name, environ, preloaded)
     after = {stage.name: stage for stage in stages.every_stage(home)}
     assert after["grpo"].digest == before.digest  # nothing was trained again
     assert after["lora"].manifest["parent"] == before.digest
+
+
+def test_a_run_becomes_a_row_of_what_it_took(runs):
+    row = compare.row(grpo_of(runs[0]))
+    assert (row["way"], row["processes"], row["completions"]) == ("ddp", 2, 8)
+    assert 0 < row["sampling_s"] < row["step_s"]
+    assert row["tokens_per_s"] * row["step_s"] == pytest.approx(8 * row["tokens"], 0.01)
+
+
+@pytest.mark.parametrize("shares, seconds", [([0.7] * 5, 5.0), ([0.1] * 9, None)])
+def test_when_a_share_of_right_completions_was_reached(shares, seconds):
+    log = [{"rewards/right/mean": share} for share in shares]
+    told = {"log_history": log, "seconds": {"step": [1.0] * len(log)}}
+    assert compare.reached(told) == seconds
 
 
 # --- The same settings as notebook 05's -----------------------------------------------
