@@ -135,8 +135,7 @@ def measure(begun, profile, parent, made_of, question) -> None:
     found = evaluation.report(*question, adapter=str(grpo.path))
     minutes = (time.monotonic() - begun) / 60
     found |= asked | {"minutes": grpo.metrics.get("minutes", minutes)}
-    stages.write_metrics(grpo, found)
-    finish_tracking(stages.open_stage("grpo", profile), parent)
+    finish_tracking(stages.write_metrics(grpo, found), parent)
     greedy = found["evaluation"]["greedy"]
     print(f"{greedy['accuracy']:.1%} of {greedy['n']} held-out problems are right.")
 
