@@ -123,7 +123,7 @@ def test_notebooks_05_and_06_take_the_stage_for_their_own(runs, preloaded):
     # 05 compares with what 01 and 03 have measured: here, stand-ins.
     asked = [row["prompt"][-1]["content"] for row in held_out_problems(CPU)][:8]
     for stage in stages.every_stage(home):
-        if stage.name in ("base", "sft"):
+        if stage.name in ("base", "template", "sft"):
             found = before.measured | {"native": before.measured["evaluation"]}
             stages.write_metrics(stage, found | {"problems": files.digest(asked)})
     for path in run_course.chosen(["05", "06"]):
