@@ -217,6 +217,11 @@ def watched(profile, guard, seconds: float, state):
         def __init__(self):
             self.steps = []
 
+        def on_train_begin(self, args, state, control, model=None, **kwargs):
+            parts = [hasattr(weight, "full_tensor") for weight in model.parameters()]
+            if args.fsdp and not all(parts):
+                raise RuntimeError("FSDP2 is not at work: each process has it all.")
+
         def on_step_begin(self, args, state, control, **kwargs):
             self.began = time.monotonic()
 
@@ -228,6 +233,15 @@ def watched(profile, guard, seconds: float, state):
             guard.allow(math.inf, "the end")
 
     return health, Clock()
+
+
+def let_cpus_shard() -> None:
+    """Torch divides a model over CPUs, too, but accelerate (1.15) asks it on GPUs only,
+    and would say nothing. To be called right before the trainer is made."""
+    from accelerate import PartialState
+    from accelerate.utils import DistributedType
+
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 
 
 def timed(trainer) -> dict[str, list[float]]:

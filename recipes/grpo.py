@@ -94,6 +94,8 @@ def train(recipe, guard, here, state, profile, model, tokenizer, problems, dropp
         raise RuntimeError(f"The configuration was changed: {changed}")
     memory.check("grpo", profile, model)
     health, clock = course.watched(profile, guard, recipe["step_s"], state)
+    if config.fsdp and not profile.on_gpu:
+        course.let_cpus_shard()
     trainer = GRPOTrainer(
         model=model,
         processing_class=tokenizer,

@@ -54,9 +54,9 @@ def environment(home: Path) -> dict:
     return runner.kernel_environment(home, offline=True) | own
 
 
-def start(home: Path) -> subprocess.Popen:
+def start(home: Path, recipe: Path | str = "recipes/ddp.toml") -> subprocess.Popen:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", "-m", "recipes.grpo", "recipes/ddp.toml"]
+    command += ["--nproc-per-node", "2", "-m", "recipes.grpo", str(recipe)]
     how = {"cwd": ROOT, "env": environment(home), "text": True}
     return subprocess.Popen(command, **how, stdout=-1, stderr=subprocess.STDOUT)
 
@@ -145,6 +145,22 @@ def test_when_a_share_of_right_completions_was_reached(shares, seconds):
     log = [{"rewards/right/mean": share} for share in shares]
     told = {"log_history": log, "seconds": {"step": [1.0] * len(log)}}
     assert compare.reached(told) == seconds
+
+
+@pytest.mark.slow
+def test_a_model_in_parts_learns_what_whole_ones_learn(runs, tmp_path):
+    whole = tmp_path / "whole.toml"
+    whole.write_text('engine = "trl"\nstart_s = 900\nstep_s = 900\n[trainer]\n')
+    adapters = set()
+    for recipe in (whole, ROOT / "recipes" / "fsdp2.toml"):
+        home = tmp_path / recipe.stem
+        others = shutil.ignore_patterns("grpo-*", "lora-*")
+        shutil.copytree(runs[0] / "stages", home / "stages", ignore=others)
+        process = start(home, recipe)
+        said = process.communicate()[0]
+        assert process.returncode == 0, said[-4000:]
+        adapters |= {*grpo_of(home).metrics["adapters"]}
+    assert len(adapters) == 1  # to the last bit
 
 
 # --- The same settings as notebook 05's -----------------------------------------------
