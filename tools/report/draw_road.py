@@ -21,14 +21,16 @@ STOPS = {  # what a notebook is about, and the stage it leaves behind
     "05": ("GRPO", "grpo"),
     "06": ("export", "export"),
 }
+BEYOND = {"07": ("scale out", "")}  # on its own picture only
 ROUND = "round,pad=0.03,rounding_size=0.08"
 LIT, PASSED, AHEAD = "#54a24b", "#d5e8d2", "#eeeeee"
 
 
 def draw(here: str):
     """The road as a figure: what lies behind, the stop `here`, and what comes."""
+    stops = STOPS | {n: stop for n, stop in BEYOND.items() if n == here}
     fig, ax = plt.subplots(figsize=(9, 1.15))
-    for place, (number, (title, stage)) in enumerate(STOPS.items()):
+    for place, (number, (title, stage)) in enumerate(stops.items()):
         colour = LIT if number == here else PASSED if number < here else AHEAD
         corner = (place + 0.09, 0.3)
         ax.add_patch(FancyBboxPatch(corner, 0.76, 0.62, color=colour, boxstyle=ROUND))
@@ -42,7 +44,7 @@ def draw(here: str):
         if stage:
             below = {"fontsize": 7, "color": "#666666"} | centre
             ax.text(place + 0.47, 0.1, f"stage {stage}", **below)
-    ax.set(xlim=(0, len(STOPS)), ylim=(0, 1))
+    ax.set(xlim=(0, len(stops)), ylim=(0, 1))
     ax.axis("off")
     fig.subplots_adjust(0, 0, 1, 1)
     return fig
@@ -51,7 +53,7 @@ def draw(here: str):
 def main() -> None:
     folder = ROOT / "images"
     folder.mkdir(exist_ok=True)
-    for number in STOPS:
+    for number in STOPS | BEYOND:
         fig = draw(number)
         fig.savefig(folder / f"road_{number}.png", dpi=90, metadata={"Software": None})
         plt.close(fig)

@@ -148,7 +148,8 @@ def image_problems(folder: Path, texts: list[str]) -> list[str]:
 def main() -> None:
     root = nbtools.ROOT
     paths = nbtools.notebooks(nbtools.FOLDER)
-    texts = {p: p.read_text() for g in ("*.md", "models/*/*.md") for p in root.glob(g)}
+    pages = ("*.md", "models/*/*.md", "recipes/*.md")
+    texts = {path: path.read_text() for page in pages for path in root.glob(page)}
     both = [*paths, *sorted(results.SECOND_SET.glob("*.ipynb"))]
     found = [f"{p.relative_to(root)} {w}" for p in both for w in problems(p)]
     for path, text in texts.items():

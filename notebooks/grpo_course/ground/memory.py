@@ -137,7 +137,12 @@ def vllm_share(profile) -> float:
 
 
 def estimate(step: str, profile, model) -> float:
-    """GiB that training takes on top of the loaded model, roughly.
+    """GiB that training takes on top of the loaded model, roughly."""
+    return sum(training_parts(step, profile, model.config, _trained(model)).values())
+
+
+def training_parts(step: str, profile, config, trained: int) -> dict[str, float]:
+    """The same, in GiB by parts. trained: how many weights the adapter has.
 
     Adapter: gradient, two Adam averages, a copy: 16 bytes a weight. Activations: the
     inputs of all layers, and the inside of each, or with gradient checkpointing of one.
@@ -145,7 +150,7 @@ def estimate(step: str, profile, model) -> float:
     gradient). Unsloth's checkpointing moves the inputs to the computer's memory, and
     its loss never has more than a small part of the scores at a time.
     """
-    config, width = model.config, 4 if profile.dtype == "float32" else 2
+    width = 4 if profile.dtype == "float32" else 2
     tokens = profile.sft_batch_size * profile.max_seq_length // 2
     if step == "grpo":
         tokens = profile.grpo_batch_size * profile.max_seq_length
@@ -155,7 +160,8 @@ def estimate(step: str, profile, model) -> float:
     inputs = 0 if offloads else config.num_hidden_layers * config.hidden_size
     activations = tokens * width * (inputs + kept * inside)
     scores = 0 if offloads else tokens * config.vocab_size * 4 * 3
-    return (16 * _trained(model) + activations + scores) / GIB
+    found = {"adapter": 16 * trained, "activations": activations, "scores": scores}
+    return {name: size / GIB for name, size in found.items()}
 
 
 def _trained(model) -> int:
