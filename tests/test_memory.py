@@ -140,9 +140,15 @@ def test_the_calculator_is_near_each_measured_notebook(row):
     for name, sizes in MODELS.items():
         if row["model"].startswith(name):
             config = SimpleNamespace(**sizes)
-    there = row["gib_held"] or TOTAL[row["machine"]]
-    parts = cards.per_gpu("ddp", profile, config, there)
-    assert sum(parts.values()) == pytest.approx(row["gib_peak"], rel=0.15)
+    there, share = row["gib_held"] or TOTAL[row["machine"]], row.get("vllm_share")
+    if share in (None, profile.gpu_memory_utilization):
+        parts = cards.per_gpu("ddp", profile, config, there)
+        assert sum(parts.values()) == pytest.approx(row["gib_peak"], rel=0.15)
+    else:  # with settings of its own, at natural lengths: the longest are counted
+        own = {"grpo_batch_size": 8, "max_seq_length": 1408}
+        profile = replace(profile, use_gradient_checkpointing=False, **own)
+        parts = cards.per_gpu("ddp", profile, config, there, share=share)
+        assert row["gib_peak"] < sum(parts.values()) < 1.5 * row["gib_peak"]
 
 
 def test_parts_on_more_gpus_need_less_on_each():

@@ -5,7 +5,8 @@
         trainer.train()  # out of memory in here gives the same advice
     usage["gib_peak"]
 
-The needs are estimates, within a factor of two or three of what was measured.
+The needs are estimates for texts as long as allowed, within a factor of two or three of
+what was measured.
 """
 
 import os
@@ -62,9 +63,9 @@ def watch(step: str, profile) -> Iterator[dict]:
     prints with every step is left out.
 
     Yields a dict for the stage's metrics: machine, profile, gib_held (`gpu_gib`),
-    seconds_before (since this process started), and when it has ended minutes and
-    gib_peak (on the GPU; None without one). Raises TooLittle in place of torch's
-    OutOfMemoryError.
+    vllm_share, seconds_before (since this process started), and when it has ended
+    minutes and gib_peak (on the GPU; None without one). Raises TooLittle in place of
+    torch's OutOfMemoryError.
     """
     import psutil
     import torch
@@ -72,6 +73,7 @@ def watch(step: str, profile) -> Iterator[dict]:
     usage = {"machine": machine(), "profile": profile.name}
     usage["seconds_before"] = time.time() - psutil.Process().create_time()
     usage |= {"gib_held": profile.gpu_gib, "gib_peak": None}
+    usage["vllm_share"] = profile.gpu_memory_utilization
     started = time.monotonic()
     if profile.on_gpu:
         torch.cuda.reset_peak_memory_stats()
@@ -147,8 +149,8 @@ def training_parts(step: str, profile, config, trained: int) -> dict[str, float]
     Adapter: gradient, two Adam averages, a copy: 16 bytes a weight. Activations: the
     inputs of all layers, and the inside of each, or with gradient checkpointing of one.
     Scores over the vocabulary: in 32 bits, three times (scores, their softmax, the
-    gradient). Unsloth's checkpointing moves the inputs to the computer's memory, and
-    its loss never has more than a small part of the scores at a time.
+    gradient); on a GPU Unsloth's loss never has more than a small part of them at a
+    time. Its checkpointing moves the inputs to the computer's memory.
     """
     width = 4 if profile.dtype == "float32" else 2
     tokens = profile.sft_batch_size * profile.max_seq_length // 2
@@ -159,7 +161,7 @@ def training_parts(step: str, profile, config, trained: int) -> dict[str, float]
     inside = 4 * config.hidden_size + 4 * config.intermediate_size
     inputs = 0 if offloads else config.num_hidden_layers * config.hidden_size
     activations = tokens * width * (inputs + kept * inside)
-    scores = 0 if offloads else tokens * config.vocab_size * 4 * 3
+    scores = 0 if profile.on_gpu else tokens * config.vocab_size * 4 * 3
     found = {"adapter": 16 * trained, "activations": activations, "scores": scores}
     return {name: size / GIB for name, size in found.items()}
 
