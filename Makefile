@@ -3,8 +3,8 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: help course try arena lab watch test check format export notebooks seeds experiments
-.PHONY: flight results screenshots badges release-check llama lock audit clean env
+.PHONY: help course try arena lab watch test check format export notebooks seeds
+.PHONY: experiments bench flight results badges release-check llama lock audit clean env
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -29,6 +29,7 @@ check: env  ## lint, spelling, links, and whether notebooks and outputs belong t
 	@$(RUN) -m ruff check
 	@$(RUN) -m ruff format --check
 	@PYTHONPATH=notebooks .venv/bin/lint-imports --no-cache
+	@.venv/bin/codespell *.md models/*/*.md notebooks tools tests
 	@$(RUN) -m tools.run.check_notebooks
 
 format: env  ## let ruff put the code in order, then export the taught modules
@@ -42,11 +43,18 @@ export: env  ## write grpo_course/*.py from the notebooks that teach them
 notebooks: env export  ## run all (or ONLY="04 05") and keep the outputs in the notebooks
 	@$(RUN) -m tools.run.run_course --keep $(ONLY)
 
-seeds: env  ## three seeds and the controls, measured for results/ (about an hour)
-	@$(RUN) -m tools.measure.run_experiments course format random sft-more
+RUNS := $(RUN) -m tools.measure.run_experiments
+ALONE = $(if $(filter-out 1,$(JOBS)),env OMP_NUM_THREADS=1 TERM=dumb)
+
+seeds: ONLY = course format random sft-more
+seeds: experiments  ## three seeds and the controls, measured for results/ (about an hour)
 
 experiments: env  ## all that the README and 04 and 05 show (hours; JOBS=16: sooner)
-	@$(RUN) -m tools.measure.run_experiments --jobs $(or $(JOBS),1)
+	@$(RUNS) --list $(ONLY) | xargs -r -P $(or $(JOBS),1) -n 1 $(ALONE) $(RUNS); \
+	  code=$$?; $(RUNS) && exit $$code
+
+bench: env  ## is it as fast as it was? ratios, beside the last ones (KEEP=1 keeps them)
+	@$(RUN) -m tools.measure.ratios $(if $(KEEP),--keep)
 
 flight: env  ## record the four runs of the flight recorder, after `make seeds`
 	@for run in course sick-cold sick-rate sick-limit; do \
@@ -86,9 +94,6 @@ watch: env  ## open SwanLab's dashboard of your runs, on this machine only
 
 llama: env  ## build llama.cpp once, for the GGUF formats of notebook 06
 	@$(RUN) -m tools.run.build_llama_cpp
-
-screenshots: env  ## pictures of the dashboard for the notebooks (needs chromium)
-	@$(RUN) -m tools.report.screenshots
 
 audit: env  ## look all pins up in a list of known vulnerabilities (needs internet)
 	@grep -ho '^torch==[^ ]*' requirements-cpu.in > .torch-pin

@@ -1,12 +1,13 @@
-"""The experiment tool: its table, its branches, its queue and what it collects.
+"""The experiment tool: its table, its branches, its order and what it collects.
 
-No training here: a stub takes the place of the program that does one run.
+No training here: a stub takes the place of what executes a notebook.
 """
 
 import json
 import math
 import shutil
-import sys
+import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -145,60 +146,51 @@ def test_each_seed_has_rows_of_its_own():
         assert prompts[:] == [row["prompt"] for row in rows.rows_of(seed)["grpo"]]
 
 
-# --- The queue ------------------------------------------------------------------------
-
-STUB = """
-import sys, time, pathlib
-from fake_stages import fake_stage
-home, log = map(pathlib.Path, sys.argv[1:])
-with log.open("a") as file: file.write(f"+{home.name}\\n")
-time.sleep(0.3)
-if home.name == "1":
-    fake_stage(home, "sft", {})
-with log.open("a") as file: file.write(f"-{home.name}\\n")
-sys.exit(home.name == "1-format")
-"""
+# --- The order ------------------------------------------------------------------------
 
 
 @pytest.fixture
-def log(place, monkeypatch) -> Path:
-    """Runs that do nothing but say here when they begin (+) and end (-)."""
-    popen, path = tool.subprocess.Popen, place / "log"
+def log(monkeypatch) -> list[str]:
+    """What is executed, as "1-random 05"; each notebook leaves the stage it makes."""
+    said = []
 
-    def stub(command, **options):
-        run = tool.chosen_runs([command[-1]])[0]
-        arguments = [str(run.home), str(path)]
-        code = f"import sys; sys.path[:0] = {sys.path!r}\n{STUB}"
-        return popen([sys.executable, "-c", code, *arguments], **options)
+    @contextmanager
+    def guarded(home: Path):
+        def notebook(path: Path) -> None:
+            said.append(f"{home.name} {path.name[:2]}")
+            run = {run.home: run for run in tool.all_runs()}[home]
+            write_stage(run, experiments.STAGE_OF[path.name[:2]])
 
-    monkeypatch.setattr(tool.subprocess, "Popen", stub)
-    return path
+        yield notebook
 
-
-def test_a_run_waits_for_the_course_of_its_seed(log):
-    assert tool.work([RANDOM, COURSE], jobs=2) == []
-    assert log.read_text().split() == ["+1", "-1", "+1-random", "-1-random"]
-
-
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_so_many_at_a_time_and_no_more(log, jobs):
-    write_stage(COURSE, "sft")
-    names = ("random", "flawed", "fixed", "group-4")
-    assert tool.work([tool.Run(name, 1) for name in names], jobs) == []
-    signs = [line[0] for line in log.read_text().split()]
-    counts = [signs[: i + 1].count("+") - signs[: i + 1].count("-") for i in range(8)]
-    assert max(counts) == jobs
+    monkeypatch.setattr(tool.run_course, "guarded", guarded)
+    monkeypatch.setattr(tool, "is_there", lambda stage: stage == "base")
+    return said
 
 
-def test_a_failed_run_is_named_and_the_others_go_on(log):
-    write_stage(COURSE, "sft")
-    assert tool.work([tool.Run("format", 1), RANDOM], jobs=1) == ["format-1"]
-    assert "-1-random" in log.read_text()
+def test_a_run_begins_with_the_course_of_its_seed(log, monkeypatch):
+    monkeypatch.setattr(tool.os, "environ", dict(tool.os.environ))
+    tool.execute(RANDOM)
+    assert log == ["1 02", "1 03", "1 05", "1-random 05"]  # its 01 has been run
+    tool.execute(RANDOM)  # another process had done it
+    assert len(log) == 4
 
 
-def test_without_its_course_a_run_is_not_started(log):
-    assert tool.work([RANDOM], jobs=1) == ["random-1"]
-    assert not log.exists()
+def test_make_experiments_does_what_is_not_done_and_then_the_tables():
+    for target, names in (("experiments", ""), ("seeds", "course format random")):
+        command = ["make", "-n", "--old-file=env", target, "JOBS=3"]
+        said = subprocess.check_output(command, cwd=ROOT, text=True)
+        assert f"--list {names}" in said and "xargs -r -P 3 -n 1 env OMP" in said
+
+
+def test_the_command_lists_what_is_not_done(monkeypatch, capsys):
+    monkeypatch.setattr(tool.sys, "argv", ["x", "--list", "course", "random-1"])
+    tool.main()
+    names = [f"course-{seed}" for seed in experiments.SEEDS] + ["random-1"]
+    assert capsys.readouterr().out.split() == names
+    monkeypatch.setattr(tool.sys, "argv", ["x", "random"])
+    with pytest.raises(SystemExit, match="One run at a time"):
+        tool.main()
 
 
 # --- The tables -----------------------------------------------------------------------

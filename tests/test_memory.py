@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from grpo_course.ground import memory
+from grpo_course.ground import cards, memory
 from grpo_course.ground import profile as profiles
 from grpo_course.ground.hardware import conditions_here
-from tools.measure import random_model
+from tools.measure import bench, gpu_limits, random_model
 from tools.report import needs, tables
 
 CPU = profiles.PROFILES["cpu"]
@@ -83,17 +83,91 @@ ROWS = tables.read("gpu-tiers.json")
 def test_the_estimate_is_near_what_was_measured(row):
     profile = profiles.PROFILES[row["profile"]]
     config = SimpleNamespace(**random_model.SIZES[row["model"]])
-    heads = config.head_dim * config.num_attention_heads
-    cache = config.head_dim * config.num_key_value_heads
-    shapes = [(config.hidden_size, n) for n in (heads, cache, cache, heads)]
-    shapes += 3 * [(config.hidden_size, config.intermediate_size)]
-    weights = sum(map(sum, shapes)) * profile.lora_rank * config.num_hidden_layers
+    weights = cards.adapter_weights(config, profile.lora_rank)
     adapter = [torch.nn.Parameter(torch.zeros(weights, device="meta"))]
     model = SimpleNamespace(config=config, parameters=lambda: adapter)
     measured = row["gib_peak"] - row["gib_loaded"]
     estimated = memory.estimate(row["step"], profile, model)
     assert measured / 2 < estimated < 3 * measured
     assert estimated < row["gib_held"] - row["gib_loaded"]  # it did fit
+
+
+# --- What fits where ------------------------------------------------------------------
+
+
+def row_id(row: dict) -> str:
+    return f"{row.get('variant') or row['profile']}-{row['machine'].split()[1]}"
+
+
+@pytest.mark.parametrize("row", [r for r in ROWS if r["step"] == "grpo"], ids=row_id)
+def test_the_calculator_is_near_each_measured_tier(row):
+    profile = profiles.PROFILES[row["profile"]]
+    config = SimpleNamespace(**random_model.SIZES[row["model"]])
+    share = row["vllm_share"]
+    parts = cards.per_gpu("ddp", profile, config, row["gib_held"], share=share)
+    assert sum(parts.values()) == pytest.approx(row["gib_peak"], rel=0.05)
+
+
+VARIANTS = [r for r in tables.read("gpu-throughput.json") if "gib_peak" in r]
+TOTAL = {"NVIDIA H100 80GB HBM3": 79.1, "NVIDIA H200": 139.8}  # GiB that torch sees
+
+
+@pytest.mark.parametrize("row", VARIANTS, ids=row_id)
+def test_the_calculator_is_near_each_measured_variant(row):
+    batch, times, group = bench.VARIANTS[row["variant"]]
+    own = {"grpo_batch_size": batch, "grpo_grad_accum": times}
+    own |= {"num_generations": group, "max_completion_length": row["tokens"]}
+    own |= {"max_seq_length": row["tokens"] + gpu_limits.PROMPT}
+    profile = replace(profiles.PROFILES["a100"], **own)
+    where = {"gpu_gib": bench.TIERS["a100"][0], "way": "ddp"}  # held to it
+    if row["variant"].startswith("plain trl"):  # vLLM's share is TRL's default, of all
+        where = {"gpu_gib": TOTAL[row["machine"]], "way": "colocate", "share": 0.3}
+    config = SimpleNamespace(**random_model.SIZES["8b"])
+    parts = cards.per_gpu(profile=profile, config=config, **where)
+    assert sum(parts.values()) == pytest.approx(row["gib_peak"], rel=0.12)
+
+
+TINY = SimpleNamespace(**json.loads((random_model.TINY / "config.json").read_text()))
+QWEN_1_5B = random_model.QWEN3_1_7B | {"hidden_size": 1536, "intermediate_size": 8960}
+QWEN_1_5B |= {"num_attention_heads": 12, "num_key_value_heads": 2}  # of Qwen2.5
+MODELS = {"8B": random_model.QWEN3_8B, "Qwen2.5-Coder-1.5B": QWEN_1_5B}
+USAGE = [r for r in tables.read("gpu-usage.json") if r["step"] == "grpo"]
+
+
+@pytest.mark.parametrize("row", USAGE, ids=row_id)
+def test_the_calculator_is_near_each_measured_notebook(row):
+    profile, config = profiles.PROFILES[row["profile"]], TINY
+    for name, sizes in MODELS.items():
+        if row["model"].startswith(name):
+            config = SimpleNamespace(**sizes)
+    there, share = row["gib_held"] or TOTAL[row["machine"]], row.get("vllm_share")
+    if share in (None, profile.gpu_memory_utilization):
+        parts = cards.per_gpu("ddp", profile, config, there)
+        assert sum(parts.values()) == pytest.approx(row["gib_peak"], rel=0.15)
+    else:  # with settings of its own, at natural lengths: the longest are counted
+        own = {"grpo_batch_size": 8, "max_seq_length": 1408}
+        profile = replace(profile, use_gradient_checkpointing=False, **own)
+        parts = cards.per_gpu("ddp", profile, config, there, share=share)
+        assert row["gib_peak"] < sum(parts.values()) < 1.5 * row["gib_peak"]
+
+
+def test_parts_on_more_gpus_need_less_on_each():
+    config = SimpleNamespace(**random_model.SIZES["8b"])
+    a100 = profiles.PROFILES["a100"]
+    needs = [
+        sum(cards.per_gpu("fsdp2", a100, config, 79.1, n).values()) for n in (1, 2)
+    ]
+    base = 2 * cards.weights(config)[1] / memory.GIB
+    assert needs[0] - needs[1] > base / 2
+
+
+def test_an_unknown_way_is_named():
+    with pytest.raises(ValueError, match="'tp' is no way"):
+        cards.per_gpu("tp", CPU, TINY, 80.0)
+
+
+def test_a_thousand_steps_cost_the_hours_of_all_gpus():
+    assert cards.dollars(3.6, steps=1000, gpus=2, price=2.5) == pytest.approx(5.0)
 
 
 def test_out_of_memory_is_answered_with_advice():

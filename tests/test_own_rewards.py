@@ -64,8 +64,11 @@ def test_with_a_reward_of_ones_own_an_answer_may_be_any_text(load):
         ("def brief(completions) -> list", "SyntaxError"),
         ("import no_such_module", "no_such_module"),
         ("raise SystemExit(3)", "SystemExit"),
-        ("def brief(text, **kwargs): return [0.0] * 3", "missing .* 'text'"),
-        ("def brief(completions): return [0.0] * 3", "and \\*\\*kwargs"),
+        (
+            "def brief(text, **kwargs): return [0.0] * 3",
+            "missing .* 'text'",
+        ),
+        ("def brief(completions): return [0.0] * 3", "unexpected .* and \\*\\*kwargs"),
         ("def brief(**kwargs): return 1 / 0", "ZeroDivisionError"),
         ("def brief(**kwargs): raise RuntimeError('a\\nb')", "RuntimeError"),
         ("def brief(**kwargs): return [0.0, float('nan'), 1.0]", "nan"),

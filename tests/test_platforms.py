@@ -438,7 +438,7 @@ def executed(tmp_path_factory) -> Path:
     """A repository of three notebooks: two lessons and a solution."""
     place = tmp_path_factory.mktemp("project")
     shutil.copy(ROOT / "pyproject.toml", place)
-    readme = f"# Course\n\n{write_setup_cells.START}\n{write_setup_cells.END}\nEnd.\n"
+    readme = "# Course\n\n<!-- badges:start -->\n<!-- badges:end -->\nEnd.\n"
     (place / "README.md").write_text(readme)
     title, prose = (nbformat.v4.new_markdown_cell(text) for text in ("# T", "Prose."))
     code = nbformat.v4.new_code_cell("print(1 + 1)")
@@ -458,12 +458,19 @@ def project(executed, tmp_path) -> Path:
     return shutil.copytree(executed, tmp_path / "project")
 
 
+def make_badges(root: Path) -> int:
+    """Write what `make badges` would write; how many files that were."""
+    changes = list(write_setup_cells.changes(root))
+    for path, text in changes:
+        path.write_text(text)
+    return len(changes)
+
+
 def test_badges_and_cells_leave_outputs_and_digest_alone(project):
     paths = sorted((project / "notebooks").rglob("*.ipynb"))
     lessons = [nbtools.code_cells(nbtools.read(path)) for path in paths]
-    assert len(write_setup_cells.differences(project)) == len(paths) + 1
-    write_setup_cells.main(project)
-    assert write_setup_cells.differences(project) == []
+    assert make_badges(project) == len(paths) + 1
+    assert make_badges(project) == 0
     for path, lesson in zip(paths, lessons, strict=True):
         assert check_notebooks.problems(path) == []
         notebook = nbtools.read(path)
@@ -479,12 +486,11 @@ def test_badges_and_cells_leave_outputs_and_digest_alone(project):
 
 
 def test_publishing_is_a_change_of_the_address(project):
-    write_setup_cells.main(project)
+    make_badges(project)
     path = project / "pyproject.toml"
     old = write_setup_cells.address(project)["repository"]
     path.write_text(path.read_text().replace(old, "https://github.com/me/course"))
-    assert len(write_setup_cells.differences(project)) == 4
-    write_setup_cells.main(project)
+    assert make_badges(project) == 4
     for file in (*(project / "notebooks").rglob("*.ipynb"), project / "README.md"):
         text = file.read_text()
         assert old not in text and "github.com/me/course" in text
@@ -500,12 +506,12 @@ def test_a_release_needs_an_address_of_its_own(project, capsys):
 
 
 def test_a_set_up_cell_is_not_executed_here_and_a_changed_one_is_found(project):
-    write_setup_cells.main(project)
+    make_badges(project)
     path = project / "notebooks" / "01_one.ipynb"
     notebook = nbtools.read(path)
     notebook.cells[2].source = "open('was-run', 'w')"
     nbtools.write(notebook, path)
-    assert len(write_setup_cells.differences(project)) == 1
+    assert [file for file, _ in write_setup_cells.changes(project)] == [path]
     environment = runner.kernel_environment(project / "home", offline=True)
     runner.execute(path, project / "copy.ipynb", environment)
     assert not (path.parent / "was-run").exists()
@@ -514,9 +520,8 @@ def test_a_set_up_cell_is_not_executed_here_and_a_changed_one_is_found(project):
 
 def test_a_readme_without_a_place_for_badges_is_refused(project):
     (project / "README.md").write_text("# Course\n")
-    assert write_setup_cells.differences(project)
-    with pytest.raises(SystemExit):
-        write_setup_cells.main(project)
+    with pytest.raises(ValueError, match="badges:start"):
+        make_badges(project)
 
 
 # --- Pins -----------------------------------------------------------------------------

@@ -9,15 +9,14 @@ import pytest
 from fake_stages import fake_stage
 
 from tools import ROOT
-from tools.measure import bench, time_course
+from tools.measure import bench
 from tools.report import gpu_run, results, runs, tables
-from tools.run import runner
 
 BATCH = {"grpo_batch_size": 4, "grpo_grad_accum": 8}
 SCORES = {"n": 200, "accuracy": 0.843, "ci_low": 0.798, "ci_high": 0.88}
 SCORES |= {"format_rate": 0.99, "mean_completion_tokens": 90.0, "truncated_rate": 0.0}
 TOOK = {"machine": "A GPU", "profile": "a100", "gib_held": None, "minutes": 7.0}
-TOOK |= {"gib_before": 50.0, "gib_peak": 61.0, "seconds_before": 31.0}
+TOOK |= {"gib_peak": 61.0, "seconds_before": 31.0}
 
 
 def write_manifest(home: Path, stage: str, **metrics) -> None:
@@ -150,7 +149,8 @@ def test_a_run_is_added_once_and_shown_in_the_readme(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "ROOT", tmp_path)
     monkeypatch.setattr(sys, "argv", ["gpu_run", "--name", "My model"])
     monkeypatch.setenv("COURSE_HOME", str(write_home(tmp_path / "home")))
-    markers = [f"<!-- {m}:start -->\n<!-- {m}:end -->\n" for m in ("results", "gpu")]
+    names = ("results", "second-set", "gpu")
+    markers = [f"<!-- {m}:start -->\n<!-- {m}:end -->\n" for m in names]
     (tmp_path / "README.md").write_text("before\n" + "".join(markers) + "after\n")
     (tmp_path / "MAP.md").write_text(markers[0].replace("results", "pass-rate"))
     for _ in range(2):
@@ -220,11 +220,14 @@ def test_a_process_that_fails_is_a_row_with_its_error(capfd):
     assert "why" in row["error"] and "said" in capfd.readouterr().err
 
 
-def test_a_run_held_to_less_memory_is_another_line():
+def test_a_course_is_a_line_and_one_held_to_less_memory_another():
     row = {"machine": "A GPU", "profile": "a100", "model": "m", "start": "cold"}
-    row |= {"notebook": "01_model_loading", "seconds": 60.0}
-    table = shown("gpu-course.json", [row, row | {"gib_held": 22.0}])
+    rows = [row | {"notebook": f"0{n}_x", "seconds": 10.0 * n} for n in range(1, 7)]
+    rows[4]["to_first_step_s"] = 91.0
+    table = shown("gpu-course.json", [*rows, rows[0] | {"gib_held": 22.0}])
     assert list(table["machine"]) == ["A GPU", "A GPU, held to 22 GiB"]
+    assert list(table["03"]) == ["30", "-"] and list(table["01 to 06"]) == ["210", "-"]
+    assert list(table["start of 05 to first step"]) == ["91", "-"]
 
 
 def test_a_rate_is_a_share_of_what_its_own_gpu_could_do():
@@ -235,56 +238,6 @@ def test_a_rate_is_a_share_of_what_its_own_gpu_could_do():
     rows = [ideal, row | {"machine": "A GPU"}, row | {"machine": "Another"}]
     _, same, other = shown("gpu-throughput.json", rows)["of the ideal"]
     assert "%" in same and other == "-"
-
-
-@pytest.fixture
-def timed(tmp_path, monkeypatch):
-    """time_course without kernels: what to call, and what is to run a notebook."""
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    monkeypatch.setattr(sys, "argv", ["time_course", str(tmp_path / "homes")])
-    monkeypatch.setenv("COURSE_HOME", "")
-    monkeypatch.setenv("COURSE_PROFILE", "cpu")
-
-    def main(execute):
-        monkeypatch.setattr(runner, "execute", execute)
-        time_course.main()
-
-    return main
-
-
-def test_a_course_is_timed_cold_and_then_warm(timed):
-    cached = []
-
-    def execute(path, copy, *_):
-        home = copy.parents[1]
-        cached.append((home / "cache" / "kernel").is_file())
-        (home / "cache").mkdir(parents=True, exist_ok=True)
-        (home / "cache" / "kernel").touch()
-        if path.name.startswith("05"):
-            write_home(home)
-
-    timed(execute)
-    rows = tables.read("gpu-course.json")
-    assert [row["start"] for row in rows] == ["cold"] * 6 + ["warm"] * 6
-    assert cached == [False] + [True] * 11
-    assert {row.get("to_first_step_s") for row in rows} == {None, 31.0 + 60.0}
-    table = shown("gpu-course.json", rows)
-    assert list(table["start of 05 to first step"]) == ["91", "91"]
-    with pytest.raises(SystemExit, match="there already"):
-        timed(execute)
-
-
-def test_what_was_timed_before_a_notebook_failed_is_kept(timed):
-    def execute(path, copy, *_):
-        if path.name.startswith("06"):
-            raise runner.NotebookFailed("06 does not run")
-        if path.name.startswith("05"):
-            write_home(copy.parents[1])
-
-    with pytest.raises(SystemExit, match="06 does not run"):
-        timed(execute)
-    numbers = [row["notebook"][:2] for row in tables.read("gpu-course.json")]
-    assert numbers == ["01", "02", "03", "04", "05"]
 
 
 def test_the_benchmark_refuses_a_variant_that_it_does_not_know():

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -129,3 +130,37 @@ def test_a_key_given_as_a_setting_is_not_echoed(variable, monkeypatch):
     with pytest.raises(profiles.ProfileError) as refusal:
         load_profile()
     assert "Xk3vT9" not in str(refusal.value)
+
+
+def test_attention_on_a_cpu_copies_no_heads_and_gives_the_same_bits(monkeypatch):
+    import torch
+    from transformers.integrations import sdpa_attention
+
+    group, usual = SimpleNamespace(num_key_value_groups=2), sdpa_attention.repeat_kv
+    copied = []
+    monkeypatch.setattr(
+        sdpa_attention, "use_gqa_in_sdpa", lambda mask, *_: mask is None
+    )
+    monkeypatch.setattr(
+        sdpa_attention, "repeat_kv", lambda *a: copied.append(1) or usual(*a)
+    )
+    monkeypatch.setattr(versions, "gpus", list)
+
+    def attend(new):  # tokens after 90 others, for 20 padded prompts
+        torch.manual_seed(0)
+        query, key, value = (torch.randn(20, h, n, 64) for h, n in shapes(new))
+        mask = torch.rand(20, 1, new, 90 + new) > 0.3
+        return sdpa_attention.sdpa_attention_forward(group, query, key, value, mask)[0]
+
+    def shapes(new):
+        return (4, new), (2, 90 + new), (2, 90 + new)
+
+    before = [attend(new) for new in (1, 40)]
+    assert len(copied) == 4
+    with session.quiet():
+        pass
+    with torch.no_grad():
+        assert all(map(torch.equal, before, [attend(new) for new in (1, 40)]))
+    assert len(copied) == 4
+    attend(1)  # with gradients as before
+    assert len(copied) == 6

@@ -6,12 +6,14 @@ __all__ = ['INSTRUCTION', 'TARGET_MODULES', 'load_base_model', 'native_prompt', 
 
 # %% ../01_model_loading.ipynb #cell-46
 import json
+from contextlib import suppress
 from pathlib import Path
 
 # %% ../01_model_loading.ipynb #cell-48
 def load_base_model(profile):
     """The base model and its tokenizer, by the profile's settings."""
     import torch
+    from transformers import GenerationConfig
     from unsloth import FastLanguageModel
 
     from grpo_course.ground.memory import vllm_share
@@ -23,13 +25,18 @@ def load_base_model(profile):
             "max_lora_rank": profile.lora_rank,
             "gpu_memory_utilization": vllm_share(profile),
         }
-    return FastLanguageModel.from_pretrained(
+    model, tokenizer = FastLanguageModel.from_pretrained(
         model_name=profile.model_source,
         max_seq_length=profile.max_seq_length,
         dtype=getattr(torch, profile.dtype),
         load_in_4bit=profile.load_in_4bit,
         **vllm,
     )
+    if vllm:  # then Unsloth looks into config.json alone, which may lack an end
+        with suppress(OSError):  # there is no other file
+            source = profile.model_source
+            model.generation_config = GenerationConfig.from_pretrained(source)
+    return model, tokenizer
 
 # %% ../01_model_loading.ipynb #native-2
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."

@@ -1,28 +1,20 @@
 """The measured runs behind the README and notebooks 04 and 05: `make experiments`.
 
-    python -m tools.measure.run_experiments [...]
-
-    (nothing)              all of them, one after the other
-    --jobs 16              up to 16 at a time, one thread each
-    course random-2        these: an experiment, or one seed of it
-    --list                 what there is, and what has been done
-    --collect-only         only write the tables in results/
+    python -m tools.measure.run_experiments RUN             what is left of random-2
+    python -m tools.measure.run_experiments --list [NAME ...]       what is not done
+    python -m tools.measure.run_experiments                 write the tables in results/
 
 Each run executes the real notebooks with other settings, in a COURSE_HOME of its own
 (COURSE_HOME/seeds/3407, .../3407-random, ...). Most begin with the warm-up that the
-course made with the same seed. A stopped run goes on where it was; a finished one is
-left alone.
+course made with the same seed; where it is not there, the course is run first. A
+stopped run goes on where it was.
 """
 
 import argparse
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,11 +34,11 @@ from tools.measure.experiments import (
 from tools.run import nbtools, run_course
 from tools.tiny import rows as tiny_rows
 
-# --- What happens in a run ------------------------------------------------------------
-
 
 def execute(run: Run) -> None:
     """Do what is left of a run, in this process. Exits with a message if it fails."""
+    if not run.ready():
+        execute(run.course)
     os.environ |= run.environment
     run.home.mkdir(parents=True, exist_ok=True)
     if run.experiment == "pass-at-k":
@@ -55,11 +47,13 @@ def execute(run: Run) -> None:
         prepare_more_sft(run)
     elif run.plan.start:
         branch(run, run.plan.start)
-    with run_course.guarded(run.home) as execute:
+    with run_course.guarded(run.home) as notebook:
+        if run.finished():  # by another process that had begun it
+            return
         for number in run.plan.notebooks:
             if STAGE_OF[number] == run.plan.makes or not is_there(STAGE_OF[number]):
                 (path,) = nbtools.FOLDER.glob(f"{number}_*.ipynb")
-                execute(path)
+                notebook(path)
 
 
 def is_there(stage: str) -> bool:
@@ -154,79 +148,21 @@ def chosen_runs(names: list[str]) -> list[Run]:
     return [r for r in known.values() if wanted & {r.name, r.experiment}]
 
 
-# --- Many runs ------------------------------------------------------------------------
-
-
-def work(todo: list[Run], jobs: int) -> list[str]:
-    """Do the runs, up to `jobs` at a time; the names of those that did not end well.
-
-    The courses come first, because the others begin with their stages.
-    """
-    failed, running = [], []
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            for first in (True, False):
-                part = [run for run in todo if (run.plan.start is None) == first]
-                good = pool.map(lambda run: do(run, jobs, running), part)
-                failed += [r.name for r, g in zip(part, good, strict=True) if not g]
-        except BaseException:  # stopped: so are all
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in running:
-                process.terminate()
-            raise
-    return failed
-
-
-def do(run: Run, jobs: int, running: list[subprocess.Popen]) -> bool:
-    """Start this program again for one run, which writes to run.log in its home."""
-    if not run.ready():
-        print(f"{run.name} needs the course of seed {run.seed} first.", flush=True)
-        return False
-    started, log = time.monotonic(), run.home / "run.log"
-    run.home.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", __spec__.name, "--one", run.name],
-            env=os.environ | ({"OMP_NUM_THREADS": "1"} if jobs > 1 else {}),
-            stdout=file,
-            stderr=file,
-        )
-    running.append(process)
-    good = process.wait() == 0 or run.finished()
-    minutes = (time.monotonic() - started) / 60
-    how = "done" if good else f"FAILED: see {log}"
-    print(f"{run.name:<20} {minutes:5.1f} min  {how}", flush=True)
-    return good
-
-
-# --- The command ----------------------------------------------------------------------
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", help="experiments or single runs")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--list", action="store_true", help="show all, run none")
-    parser.add_argument("--collect-only", action="store_true", help="only the tables")
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--list", action="store_true", help="show what is not done")
     given = parser.parse_args()
-    todo = chosen_runs(given.names)
-    if given.one:
-        return execute(todo[0])
+    chosen = chosen_runs(given.names)
     if given.list:
-        for run in todo:
-            state = "done" if run.finished() else ""
-            print(f"{run.name:<20} {state:<5} {run.plan.about}")
-        return
-    failed = []
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        if not given.collect_only:
-            failed = work([run for run in todo if not run.finished()], given.jobs)
-    finally:
+        print(*[run.name for run in chosen if not run.finished()], sep="\n")
+    elif not given.names:
         outcomes.collect()
-    if failed:
-        sys.exit(f"Not done: {', '.join(failed)}.")
+    elif len(chosen) > 1:
+        sys.exit("One run at a time, such as course-1; `make experiments` does all.")
+    else:
+        print(f"{chosen[0].name}: {chosen[0].plan.about}", flush=True)
+        execute(chosen[0])
 
 
 if __name__ == "__main__":

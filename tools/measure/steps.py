@@ -1,4 +1,7 @@
-"""A few steps of SFT or of GRPO, the longest that a profile allows, and their times."""
+"""A few steps of SFT or of GRPO, the longest that a profile allows, and their times.
+
+Without a GPU they are seconds of computing: others may be at work on the machine.
+"""
 
 import statistics
 import tempfile
@@ -16,7 +19,8 @@ def common(profile) -> dict:
         "save_strategy": "no",
         "report_to": "none",
         "max_steps": STEPS,
-        "gradient_checkpointing": True,
+        "gradient_checkpointing": bool(profile.use_gradient_checkpointing),
+        "use_cpu": not profile.on_gpu,
         "optim": profile.optim,
         "bf16": profile.dtype == "bfloat16",
         "fp16": profile.dtype == "float16",
@@ -62,18 +66,20 @@ def grpo_steps(profile, model, tokenizer, peft_config=None, **more) -> dict:
 
     problems = data.load_rows("embedded:grpo", "grpo")
     tokens = profile.max_completion_length
+    engine = {"generation_kwargs": {"min_new_tokens": tokens}}
+    if profile.fast_inference:
+        engine = {"use_vllm": True, "vllm_mode": "colocate"}
+        engine |= {"generation_kwargs": {"min_tokens": tokens, "ignore_eos": True}}
     config = GRPOConfig(
         learning_rate=5e-6,
         per_device_train_batch_size=profile.grpo_batch_size,
         gradient_accumulation_steps=profile.grpo_grad_accum,
         num_generations=profile.num_generations,
         max_completion_length=tokens,
-        generation_kwargs={"min_tokens": tokens, "ignore_eos": True},
-        use_vllm=True,
-        vllm_mode="colocate",
         beta=0.0,
         loss_type="dapo",
         epsilon_high=0.2,
+        **engine,
         **common(profile),
         **more,
     )
@@ -87,24 +93,27 @@ def grpo_steps(profile, model, tokenizer, peft_config=None, **more) -> dict:
         ),
         peft_config=peft_config,
     )
-    generate, generating = trainer.vllm_generation.generate, []
+    generating = []
+    if profile.fast_inference:
+        generate = trainer.vllm_generation.generate
 
-    def timed(*args, **kwargs):
-        begin = time.monotonic()
-        result = generate(*args, **kwargs)
-        generating.append(time.monotonic() - begin)
-        return result
+        def timed(*args, **kwargs):
+            begin = time.monotonic()
+            result = generate(*args, **kwargs)
+            generating.append(time.monotonic() - begin)
+            return result
 
-    trainer.vllm_generation.generate = timed
+        trainer.vllm_generation.generate = timed
     took = timed_steps(trainer)
     name = "completions/mean_length"
     lengths = {entry[name] for entry in trainer.state.log_history if name in entry}
     assert lengths == {float(tokens)}, f"The completions have other lengths: {lengths}"
+    if generating:
+        took["of_it_generating_s"] = round(statistics.median(generating[1:]), 2)
     completions = profile.grpo_batch_size * profile.grpo_grad_accum
     return took | {
         "completions": completions,
         "tokens": tokens,
-        "of_it_generating_s": round(statistics.median(generating[1:]), 2),
         "tokens_per_s": round(completions * tokens / took["step_s"]),
     }
 
@@ -114,22 +123,25 @@ def timed_steps(trainer) -> dict:
     import torch
     from transformers import TrainerCallback
 
-    seconds = []
+    seconds, gpu = [], torch.cuda.is_available()
+    clock = time.monotonic if gpu else time.process_time
 
     class Clock(TrainerCallback):
         def on_step_begin(self, *args, **kwargs):
-            self.started = time.monotonic()
+            self.started = clock()
 
         def on_step_end(self, *args, **kwargs):
-            torch.cuda.synchronize()
-            seconds.append(time.monotonic() - self.started)
+            if gpu:
+                torch.cuda.synchronize()
+            seconds.append(clock() - self.started)
 
     trainer.add_callback(Clock())
-    torch.cuda.reset_peak_memory_stats()
+    if gpu:
+        torch.cuda.reset_peak_memory_stats()
     trainer.train()
     return {
         "first_step_s": round(seconds[0], 1),
         "step_s": round(statistics.median(seconds[1:]), 2),
-        "gib_peak": round(memory.gpu_gib(peak=True), 1),
+        "gib_peak": round(memory.gpu_gib(peak=True), 1) if gpu else None,
         "n": len(seconds) - 1,
     }

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 import pandas as pd  # noqa: E402
 
 from tools import ROOT  # noqa: E402
-from tools.report import tables  # noqa: E402
+from tools.report import results, tables  # noqa: E402
 
 IMAGES = ROOT / "images"
 STAGE_COLOURS = {"native": "#bab0ac", "base": "#bab0ac"}
@@ -113,26 +113,24 @@ def draw_ablations(outcomes: pd.DataFrame):
 
 TRIALS = {  # of a real model, in the order of the picture
     "native: boxed-user": "before training,\nin its own template",
-    "D": "GRPO in its own template,\nwithout a warm-up",
-    "B": "warm-up, then GRPO,\nin the course's tags",
-    "C": "the same with <think>,\nat 2.5 times the rate",
-    "A": "the same with <think>,\nat the rate of the others",
+    "D": "D: GRPO in its own template,\nwithout a warm-up",
+    "B": "B: warm-up, then GRPO,\nin the course's tags",
+    "E": "E: the same, another seed,\nhalf as many completions",
+    "F": "F: as E with a coin\nin place of the rewards",
+    "C": "C: as B with <think>,\nat 2.5 times the rate",
+    "A": "A: as B with <think>,\nat the same rate",
 }
-PARTS = {  # of a step, as the trials timed them: what it is called, its colour
-    "generation": ("vLLM generates", "#4c78a8"),
-    "forward": ("loss, forward", "#f58518"),
-    "backward": ("loss, backward", "#54a24b"),
-}
-WARM = 4  # the first step that compiles nothing any more
+PARTS = {"vLLM generates": "#4c78a8", "loss, forward": "#f58518"}  # of a step
+PARTS |= {"loss, backward": "#54a24b", "the rest": "#bab0ac"}
 
 
 def draw_trials(trials: pd.DataFrame):
     """Held-out accuracy of a real model before training and after each trial."""
-    fig, ax = plt.subplots(figsize=(8, 3.2))
-    held_out = trials[trials["problems"] == "held-out"].set_index("trial")
+    fig, ax = plt.subplots(figsize=(8, 4.2))
+    held_out = trials.query("problems == 'held-out'").set_index("trial")
     for place, name in enumerate(reversed(TRIALS)):
         row = held_out.loc[name]
-        colour = STAGE_COLOURS["base" if "native" in name else "grpo"]
+        colour = STAGE_COLOURS["grpo" if name in "ABCDE" else "base"]
         ax.barh(place, row["accuracy"], color=colour)
         ax.hlines(place, row["ci_low"], row["ci_high"], color="black")
         ax.text(row["ci_high"] + 0.01, place, f"{row['accuracy']:.1%}", va="center")
@@ -158,24 +156,21 @@ def draw_collapse(curves: pd.DataFrame):
 
 
 def draw_time(curves: pd.DataFrame):
-    """Where the seconds of a step go: the mean over all warm steps of the trials."""
-    warm = curves[(curves["step"] >= WARM) & (curves["unseen_tokens"] < 0.3)]
-    means = warm.mean(numeric_only=True)
+    """Where the seconds of a step go (results.timeline); rewards are of the rest."""
+    told = results.timeline(curves.to_dict("records"))
+    seconds = {row["part"]: row["seconds"] for row in told}
+    seconds["the rest"] += seconds["rewards"]
     fig, ax = plt.subplots(figsize=(9, 1.7))
     start = 0.0
-    for column, (label, colour) in PARTS.items():
-        ax.barh(0, means[column], left=start, color=colour)
-        middle = start + means[column] / 2
-        ax.text(middle, 0, f"{label}\n{means[column]:.1f} s", ha="center", va="center")
-        start += means[column]
-    ax.barh(0, means["seconds"] - start, left=start, color="#bab0ac")
-    ax.text(
-        means["seconds"],
-        0,
-        f" the rest\n {means['seconds'] - start:.1f} s",
-        va="center",
-    )
-    ax.set(yticks=(), xlim=(0, means["seconds"] * 1.1), xlabel="seconds of a step")
+    for part, colour in PARTS.items():
+        ax.barh(0, seconds[part], left=start, color=colour)
+        label, middle = f"{part}\n{seconds[part]:.1f} s", start + seconds[part] / 2
+        if part == "the rest":
+            ax.text(seconds["a step"], 0, f" {label}".replace("\n", "\n "), va="center")
+        else:
+            ax.text(middle, 0, label, ha="center", va="center")
+        start += seconds[part]
+    ax.set(yticks=(), xlim=(0, start * 1.1), xlabel="seconds of a step")
     return fig
 
 
@@ -193,11 +188,8 @@ def main() -> None:
     draw_styles(axes[1], curves)
     draw_controls(axes[2], outcomes)
     save(fig, "what_it_learns.png")
-    measured = set(outcomes["experiment"])
-    if measured.issuperset(SICK):
-        save(draw_sick_runs(curves), "sick_runs.png")
-    if measured.issuperset(name for names in ABLATIONS.values() for name in names):
-        save(draw_ablations(outcomes), "ablations.png")
+    save(draw_sick_runs(curves), "sick_runs.png")
+    save(draw_ablations(outcomes), "ablations.png")
     save(draw_trials(pd.DataFrame(tables.read("gpu-trials.json"))), "real_model.png")
     trials = pd.DataFrame(tables.read("gpu-trial-curves.csv"))
     save(draw_collapse(trials), "real_collapse.png")

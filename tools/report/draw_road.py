@@ -21,22 +21,19 @@ STOPS = {  # what a notebook is about, and the stage it leaves behind
     "05": ("GRPO", "grpo"),
     "06": ("export", "export"),
 }
+BEYOND = {"07": ("scale out", "")}  # on its own picture only
+ROUND = "round,pad=0.03,rounding_size=0.08"
 LIT, PASSED, AHEAD = "#54a24b", "#d5e8d2", "#eeeeee"
 
 
 def draw(here: str):
     """The road as a figure: what lies behind, the stop `here`, and what comes."""
+    stops = STOPS | {n: stop for n, stop in BEYOND.items() if n == here}
     fig, ax = plt.subplots(figsize=(9, 1.15))
-    for place, (number, (title, stage)) in enumerate(STOPS.items()):
+    for place, (number, (title, stage)) in enumerate(stops.items()):
         colour = LIT if number == here else PASSED if number < here else AHEAD
-        box = FancyBboxPatch(
-            (place + 0.09, 0.3),
-            0.76,
-            0.62,
-            boxstyle="round,pad=0.03,rounding_size=0.08",
-            color=colour,
-        )
-        ax.add_patch(box)
+        corner = (place + 0.09, 0.3)
+        ax.add_patch(FancyBboxPatch(corner, 0.76, 0.62, color=colour, boxstyle=ROUND))
         lit = {"color": "white", "weight": "bold"} if number == here else {}
         centre = {"ha": "center", "va": "center"}
         ax.text(place + 0.47, 0.72, number, fontsize=11, **centre, **lit)
@@ -45,9 +42,9 @@ def draw(here: str):
             ends = {"xy": (place + 0.04, 0.61), "xytext": (place - 0.1, 0.61)}
             ax.annotate("", **ends, arrowprops={"arrowstyle": "->", "color": "#666666"})
         if stage:
-            label = f"stage {stage}"
-            ax.text(place + 0.47, 0.1, label, fontsize=7, color="#666666", **centre)
-    ax.set(xlim=(0, len(STOPS)), ylim=(0, 1))
+            below = {"fontsize": 7, "color": "#666666"} | centre
+            ax.text(place + 0.47, 0.1, f"stage {stage}", **below)
+    ax.set(xlim=(0, len(stops)), ylim=(0, 1))
     ax.axis("off")
     fig.subplots_adjust(0, 0, 1, 1)
     return fig
@@ -56,7 +53,7 @@ def draw(here: str):
 def main() -> None:
     folder = ROOT / "images"
     folder.mkdir(exist_ok=True)
-    for number in STOPS:
+    for number in STOPS | BEYOND:
         fig = draw(number)
         fig.savefig(folder / f"road_{number}.png", dpi=90, metadata={"Software": None})
         plt.close(fig)

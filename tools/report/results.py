@@ -3,7 +3,9 @@
 No number is ever typed.
 """
 
+import json
 import math
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -79,6 +81,21 @@ def filtered() -> str:
     return tables.markdown(FILTERED, rows)
 
 
+SECOND_SET = ROOT / "real_model"
+
+
+def second_set() -> str:
+    """A sentence with links to the notebooks as a real model ran them, if there are."""
+    paths = sorted(SECOND_SET.glob("*.ipynb"))
+    told = [json.loads(path.read_text())["metadata"]["course"] for path in paths]
+    if not told:
+        return ""
+    made, place = told[-1]["made_by"], SECOND_SET.name
+    links = [f"[{p.name.partition('_')[0]}]({place}/{p.name})" for p in paths]
+    how = f"as {made['model']} ran them on {made['machine']}"
+    return f"The same cells {how}, with their outputs: {', '.join(links)}."
+
+
 # --- On GPUs --------------------------------------------------------------------------
 
 
@@ -87,11 +104,11 @@ def courses(rows: list[dict]) -> list[dict]:
     runs: dict[tuple, dict] = {}
     for row in rows:
         key = tables.key_of(row, ("machine", "gib_held", "profile", "model", "start"))
-        run = runs.setdefault(key, row | {"times": []})
-        run[f"in {row['notebook'][:2]}"] = row["seconds"]
-        run["times"].append(row["seconds"])
-        run["first"] = row.get("to_first_step_s") or run.get("first")
-        run["all"] = sum(run["times"]) if len(run["times"]) == 6 else None
+        run = runs.setdefault(key, {})
+        run |= row | {f"in {row['notebook'][:2]}": row["seconds"]}
+    for run in runs.values():
+        times = [run[f"in 0{n}"] for n in range(1, 7) if f"in 0{n}" in run]
+        run["all"] = sum(times) if len(times) == 6 else None
     return list(runs.values())
 
 
@@ -107,20 +124,8 @@ def shares(rows: list[dict]) -> list[dict]:
     return rows
 
 
-def best(rows: list[dict]) -> str:
-    """A sentence on the fastest batch of Unsloth's, beside the tutorial's."""
-    timed = [row for row in rows if "tokens_per_s" in row]
-    ours = [row for row in timed if row["variant"].startswith("unsloth")]
-    for row in sorted(ours, key=lambda row: -row["tokens_per_s"]):
-        for old in timed:
-            if (old["variant"], old["machine"]) == ("tutorial", row["machine"]):
-                times = row["tokens_per_s"] / old["tokens_per_s"]
-                how = f"`{row['variant']}`: {times:.1f} times the tutorial's"
-                return f"\n\n{how} tokens a second, on the same machine."
-    return ""
-
-
-SHOWN_PROBLEMS = ("validation", "held-out")  # of the trials; the rest is in the file
+NOT_SHOWN = r"first|samples"  # of the trials' problems: parts and samples; see the file
+GAINED = ("B", "C", "D", "E")
 WARM, HEALTHY = 4, 0.3  # first step without compiling; unseen tokens a completion
 PARTS = {"vLLM generates": "generation", "rewards": "rewards"}
 PARTS |= {"loss, forward": "forward", "loss, backward": "backward"}
@@ -133,7 +138,6 @@ class Table(NamedTuple):
     columns: str
     caption: str  # what to know when reading it
     rows: Callable[[list[dict]], list[dict]] = list  # what to show of the file's rows
-    after: Callable[[list[dict]], str] = lambda rows: ""
 
     def markdown(self, rows: list[dict]) -> str:
         """The table of a file's rows."""
@@ -142,7 +146,7 @@ class Table(NamedTuple):
             row["where"] = row.get("machine", "-") + held
             if "gained" in row:
                 row["p"] = mcnemar_p_value(row["gained"], row["lost"])
-        return tables.markdown(self.columns, self.rows(rows)) + self.after(rows)
+        return tables.markdown(self.columns, self.rows(rows))
 
 
 def timeline(rows: list[dict]) -> list[dict]:
@@ -159,6 +163,17 @@ def timeline(rows: list[dict]) -> list[dict]:
     return shown
 
 
+def expected(rows: list[dict]) -> list[dict]:
+    """A row for some steps: means over the trials that gained, five steps each."""
+    steps, shown = pd.DataFrame(rows), []
+    healthy = steps[steps["trial"].isin(GAINED)]
+    for step in (1, 10, 20, 30, 45):
+        near = healthy[(healthy["step"] - max(step, 3)).abs() <= 2]
+        means = near.mean(numeric_only=True).to_dict()
+        shown.append(means | {"step": step, "trials": near["trial"].nunique()})
+    return shown
+
+
 GPU_TABLES = {
     "gpu-trials.json": Table(
         "A real model becomes better than it was: trials",
@@ -168,12 +183,25 @@ GPU_TABLES = {
         "| format: {format_rate:.1%} | cut off: {truncated_rate:.1%}"
         "| tokens: {mean_completion_tokens:.0f}"
         "| gained and lost since native: +{gained} -{lost} (p = {p:.2g})",
-        "Qwen2.5-Coder-1.5B-Instruct on an NVIDIA H200, one seed each; 32 problems x 8 "
-        "completions a step, about fifty steps. *native* is the model before any "
-        "training, in its own chat template; of four ways to ask, the best on the "
-        "validation problems was kept. Held out: 200 of GSM8K's test, 1,119 of its "
-        "training part.",
-        lambda rows: [row for row in rows if row["problems"] in SHOWN_PROBLEMS],
+        "Qwen2.5-Coder-1.5B-Instruct on an NVIDIA H200. A to D: one seed, 32 problems "
+        "x 8 completions a step, about fifty steps, room for 1,024 tokens before "
+        "training and 640 after. E and F: another seed, 24 x 8, thirty steps, room for "
+        "640 throughout; F throws a coin where E has the course's rewards. *native* is "
+        "the model before any training, in its own chat template; of four ways to ask, "
+        "the best on the validation problems was kept. Held out: 200 of GSM8K's test, "
+        "1,119 of its training part. The other data are the tiny model's problems.",
+        lambda rows: [r for r in rows if not re.search(NOT_SHOWN, r["problems"])],
+    ),
+    "gpu-trial-curves.csv#expected": Table(
+        "What to expect, step by step",
+        "step: {step} || right: {right:.0%} | well formed: {well_formed:.0%}"
+        "| cut off: {clipped:.1%} | groups without variance: {zero_std:.0%}"
+        "| tokens: {tokens:.0f} | gradient's norm: {grad_norm:.3f} | trials: {trials}",
+        "Sampled completions of the trials that gained (B to E), for problems that the "
+        "model solved sometimes before: means over the five steps around each. This is "
+        "what health looks like: right completions slowly become more frequent; format "
+        "and length stay where they are; groups without variance grow in number.",
+        expected,
     ),
     "gpu-trial-curves.csv": Table(
         "Where a step of these trials goes",
@@ -205,7 +233,7 @@ GPU_TABLES = {
         "Seconds of each notebook",
         "machine: {where} | profile: {profile} | model: {model} | start: {start}||"
         + "|".join(f"0{n}: {{in 0{n}:.0f}}" for n in range(1, 7))
-        + "| 01 to 06: {all:.0f} | start of 05 to first step: {first:.0f}",
+        + "| 01 to 06: {all:.0f} | start of 05 to first step: {to_first_step_s:.0f}",
         "With the imports; cold, and with the compilers' caches of an earlier run.",
         courses,
     ),
@@ -242,7 +270,6 @@ GPU_TABLES = {
         "completions; the ideal counts nothing but reading the weights and the cache, "
         "and multiplying.",
         shares,
-        best,
     ),
 }
 
@@ -251,7 +278,7 @@ def on_gpus() -> str:
     """All tables that have rows, folded but for the first."""
     parts = []
     for name, table in GPU_TABLES.items():
-        if rows := tables.read(name):
+        if rows := tables.read(name.partition("#")[0]):  # two may be of one file
             how = "" if parts else " open"
             heading = f"<details{how}>\n<summary>{table.title}</summary>"
             parts += [heading, table.caption, table.markdown(rows), "</details>"]
@@ -261,6 +288,7 @@ def on_gpus() -> str:
 def filled(page: str) -> str:
     """A page with the tables between its markers. ValueError if these are not there."""
     page = tables.fill(page, "results", on_cpu())
+    page = tables.fill(page, "second-set", second_set())
     return tables.fill(page, "gpu", on_gpus())
 
 

@@ -24,7 +24,6 @@ from pathlib import Path
 from grpo_course.ground import llama_cpp
 from tools import write_whole
 from tools.run import nbtools
-from tools.run.status_line import StatusLine
 
 PACKAGE = "llama-cpp-python==0.3.36"
 SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
@@ -62,7 +61,13 @@ def build(folder: Path) -> None:
             )
     if not folder.exists():
         with tempfile.TemporaryDirectory() as scratch:
-            unpack(fetch(Path(scratch)), folder)
+            wanted = Path(scratch, "wanted.txt")
+            wanted.write_text(f"{PACKAGE} --hash=sha256:{SHA256}\n")
+            download = [sys.executable, "-m", "pip", "download", "--no-deps"]
+            download += ["--no-binary", "llama-cpp-python", "-d", scratch, "-r", wanted]
+            run("fetching the sources", download)
+            (archive,) = Path(scratch).glob("*.tar.gz")
+            unpack(archive, folder)
     made = folder / "build"
     options = [f"-D{name}={value}" for name, value in OPTIONS.items()]
     targets = ["--target", *llama_cpp.PROGRAMS, "-j", str(os.cpu_count() or 1)]
@@ -71,17 +76,6 @@ def build(folder: Path) -> None:
     for name in llama_cpp.PROGRAMS:
         shutil.copy2(made / "bin" / name, folder / f"{name}.new")
         (folder / f"{name}.new").replace(folder / name)
-
-
-def fetch(scratch: Path) -> Path:
-    """The source package, from the package index that pip is set up for."""
-    wanted = scratch / "wanted.txt"
-    wanted.write_text(f"{PACKAGE} --hash=sha256:{SHA256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "-d", scratch]
-    command += ["--no-binary", "llama-cpp-python", "--progress-bar=off", "-r", wanted]
-    run("fetching the sources", command)
-    (archive,) = scratch.glob("*.tar.gz")
-    return archive
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -94,23 +88,11 @@ def unpack(archive: Path, folder: Path) -> None:
         source.rename(folder)
 
 
-def run(title: str, command: list) -> None:
-    """Run a command behind one line of progress; stop with its last lines."""
-    with StatusLine(f"{title:<22}") as status:
-        process = subprocess.Popen(
-            [str(part) for part in command],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-        lines = []
-        for line in process.stdout:
-            lines = [*lines[-19:], line]
-            status.note = line.strip()[:60]
-        status.note = ""
-        if process.wait():
-            sys.exit(f"\n{title} failed:\n\n{''.join(lines)}")
+def run(what: str, command: list) -> None:
+    """Run a command that shows its own progress; stop where it fails."""
+    print(f"llama.cpp: {what}", flush=True)
+    if subprocess.run([str(part) for part in command]).returncode:
+        sys.exit(f"llama.cpp is not built: {what} failed, as it says above.")
 
 
 def enter_tokenizer(converter: Path, model: Path) -> None:

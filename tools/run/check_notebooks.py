@@ -2,8 +2,8 @@
 
 Code and outputs belong together (executed in order, no error, source unchanged since);
 the notebook is small and clean; it keeps the course's style; links lead somewhere; the
-exported modules, the set-up cells, the spelling and the README's results table are as
-they should be.
+exported modules, the set-up cells, the second set (real_model/) and the README's
+results table are as they should be.
 """
 
 import html
@@ -11,7 +11,6 @@ import re
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +18,7 @@ from urllib.parse import unquote
 
 import nbformat
 
-from tools.report import results
+from tools.report import results, second_set
 from tools.run import export, nbtools, write_setup_cells
 
 MAX_BYTES = 300_000
@@ -27,11 +26,6 @@ MAX_IMAGE_BYTES, MAX_FILE_BYTES = 100_000, 200_000  # in an output, in images/
 LONGEST_CELL, MEDIAN_CELL = 30, 8  # lines of code
 IMAGES = ("image/png", "image/jpeg", "image/svg+xml")
 
-UNWANTED = {  # in an output
-    "a path of the machine it ran on": r"(?<![\w.])/(?:home|root|Users|tmp|content)/\w",
-    "a warning": r"\w*Warning: |^\[?WARNING|^W\d{4} \d\d:",
-    "a progress bar": r"\d%\|.*\||<progress|\d(?:it|s)/(?:it|s)\]",
-}
 SECRET = re.compile(
     r"hf_[A-Za-z0-9]{20,}|\bsk-[\w-]{20,}|\bgh[pousr]_\w{20,}|\bAKIA[0-9A-Z]{16}\b"
     r"|(?i:api_?key|token|password)[\"']?\s*[=:]\s*[\"'][\w-]{16,}[\"']"
@@ -106,7 +100,7 @@ def _output_problems(cell) -> Iterator[str]:
             yield "has an image above 100 kB"
     if SECRET.search("\n".join([cell.source, *texts])):
         yield "seems to hold a key or token"
-    for what, pattern in UNWANTED.items():
+    for what, pattern in nbtools.UNWANTED.items():
         if any(re.search(pattern, text, re.MULTILINE) for text in texts):
             yield f"shows {what}"
 
@@ -129,41 +123,17 @@ def text_problems(text: str, path: Path) -> list[str]:
     return found
 
 
-def _lint(texts: dict[Path, str], *command: str) -> list[str]:
-    """What a linter says in a folder with these texts in the place of the files."""
-    with tempfile.TemporaryDirectory() as scratch:
-        for path, text in texts.items():
-            copy = Path(scratch) / path.relative_to(nbtools.ROOT)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_text(text)
-        command = [sys.executable, "-m", *command, "."]
-        run = subprocess.run(command, cwd=scratch, capture_output=True, text=True)
-    if run.returncode and not run.stdout:
-        return [f"{command[2]} failed: {run.stderr.strip()}"]
-    return [line.removeprefix("./") for line in run.stdout.splitlines()]
-
-
-def name_problems(paths: list[Path]) -> list[str]:
+def name_problems(path: Path) -> list[str]:
     """Names that a notebook has from its set-up cell alone, or from nowhere.
 
     That cell is not executed here, and code for a GPU is not either; so ruff looks.
     """
-    texts = {}
-    for path in paths:
-        notebook = nbtools.read(path)
-        notebook.cells = nbtools.code_cells(notebook)
-        texts[path] = nbformat.writes(notebook)
+    code = nbtools.source(nbtools.read(path)).replace("\0", "\n")
     how = ("--isolated", "--quiet", "--select", "F821", "--output-format", "concise")
-    return _lint(texts, "ruff", "check", *how)
-
-
-def spelling_problems(paths: list[Path]) -> list[str]:
-    """What codespell finds in notebooks (sources, not outputs) and in other files."""
-    texts = {path: path.read_text() for path in paths}
-    for path in [path for path in paths if path.suffix == ".ipynb"]:
-        texts[path] = "\n".join(cell.source for cell in nbtools.read(path).cells)
-    settings = str(nbtools.ROOT / "pyproject.toml")
-    return _lint(texts, "codespell_lib", "--toml", settings)
+    command = [sys.executable, "-m", "ruff", "check", *how]
+    command += ["--stdin-filename", path.with_suffix(".py").name, "-"]
+    run = subprocess.run(command, input=code, capture_output=True, text=True)
+    return (run.stdout + run.stderr).splitlines()
 
 
 def image_problems(folder: Path, texts: list[str]) -> list[str]:
@@ -177,13 +147,11 @@ def image_problems(folder: Path, texts: list[str]) -> list[str]:
 
 def main() -> None:
     root = nbtools.ROOT
-    paths = sorted(nbtools.FOLDER.rglob("[0-9]*.ipynb"))
-    paths = [path for path in paths if ".ipynb_checkpoints" not in path.parts]
-    texts = {p: p.read_text() for g in ("*.md", "models/*/*.md") for p in root.glob(g)}
-    code = [
-        p for f in ("notebooks", "tools", "tests") for p in (root / f).rglob("*.py")
-    ]
-    found = [f"{p.relative_to(root)} {w}" for p in paths for w in problems(p)]
+    paths = nbtools.notebooks(nbtools.FOLDER)
+    pages = ("*.md", "models/*/*.md", "recipes/*.md")
+    texts = {path: path.read_text() for page in pages for path in root.glob(page)}
+    both = [*paths, *sorted(results.SECOND_SET.glob("*.ipynb"))]
+    found = [f"{p.relative_to(root)} {w}" for p in both for w in problems(p)]
     for path, text in texts.items():
         found += [f"{path.relative_to(root)} {w}" for w in text_problems(text, path)]
     for name, fill in results.PAGES.items():
@@ -192,12 +160,13 @@ def main() -> None:
     prose = [*texts.values(), *(path.read_text() for path in paths)]
     found += image_problems(root / "images", prose)
     found += export.differences(nbtools.FOLDER)
-    found += write_setup_cells.differences(root)
-    found += name_problems(paths)
-    found += spelling_problems([*paths, *texts, *code])
+    found += second_set.differences()
+    other = [path.relative_to(root) for path, _ in write_setup_cells.changes(root)]
+    found += [f"{p} has other badges or set-up cells: run `make badges`" for p in other]
+    found += [problem for path in paths for problem in name_problems(path)]
     if not paths:
         found.append("there are no notebooks")
-    print("\n".join(found) or f"{len(paths)} notebooks are as they should be.")
+    print("\n".join(found) or f"{len(both)} notebooks are as they should be.")
     sys.exit(1 if found else 0)
 
 

@@ -14,8 +14,8 @@ import runpy
 import signal
 import subprocess
 import sys
-import time
 
+import psutil
 from jupyter_client.provisioning import LocalProvisioner
 
 from tools import FOLDER, ROOT
@@ -120,32 +120,19 @@ class Preloaded:
         return Forked(int(self._process.stdout.readline()))
 
 
-class Forked:
-    """A process that is not our child: as much of Popen as Jupyter asks for."""
+class Forked(psutil.Process):
+    """A process that is not our child, with what else of Popen Jupyter asks for."""
 
     stdin = stdout = stderr = None
 
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-
     def poll(self) -> int | None:
         """None while it runs, then -1: nobody tells us its exit status."""
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return -1
-        return None
-
-    def wait(self) -> int:
-        """Until it is gone."""
-        while self.poll() is None:
-            time.sleep(0.05)
-        return -1
+        return None if self.is_running() else -1
 
     def send_signal(self, number: int) -> None:
         """As Popen's, nothing when it is gone."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, number)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            super().send_signal(number)
 
 
 class ForkedKernel(LocalProvisioner):

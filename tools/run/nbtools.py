@@ -18,7 +18,19 @@ from tools import FOLDER, ROOT, write_whole  # noqa: F401  # FOLDER: where they 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 SET_UP = "set-up"  # the tag of the cells for Colab and Kaggle, which are not run here
 KEPT = ("alt", "tags")  # of a cell's metadata: its picture in words; what it is for
+FOLDERS = r"(?<![\w.])/(?:home|root|Users|tmp|content|work\w*|mnt)/"
+UNWANTED = {  # in an output
+    "a path of the machine it ran on": FOLDERS + r"\w",
+    "a warning": r"\w*Warning: |^\[?WARNING|^W\d{4} \d\d:",
+    "a progress bar": r"\d%\|.*\||<progress|\d(?:it|s)/(?:it|s)\]",
+}
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
+
+
+def notebooks(folder: Path) -> list[Path]:
+    """The lessons in a folder, then their solutions."""
+    folders = folder, folder / "solutions"
+    return [path for f in folders for path in sorted(f.glob("[0-9]*.ipynb"))]
 
 
 def read(path: Path) -> nbformat.NotebookNode:
@@ -26,9 +38,14 @@ def read(path: Path) -> nbformat.NotebookNode:
     return nbformat.read(path, as_version=4)
 
 
+def as_text(notebook: nbformat.NotebookNode) -> str:
+    """A notebook as it is in its file."""
+    return nbformat.writes(notebook).removesuffix("\n") + "\n"
+
+
 def write(notebook: nbformat.NotebookNode, path: Path) -> None:
     """Write a notebook whole or not at all."""
-    write_whole(path, nbformat.writes(notebook).removesuffix("\n") + "\n")
+    write_whole(path, as_text(notebook))
 
 
 def code_cells(notebook: nbformat.NotebookNode) -> list:

@@ -54,8 +54,7 @@ def chosen(numbers: Sequence[str]) -> list[Path]:
 
 def kept(numbers: Sequence[str]) -> list[Path]:
     """What begins with these numbers, or all; the solutions after the notebooks."""
-    folders = (nbtools.FOLDER, nbtools.FOLDER / "solutions")
-    paths = (path for f in folders for path in sorted(f.glob("[0-9]*.ipynb")))
+    paths = nbtools.notebooks(nbtools.FOLDER)
     return [path for path in paths if path.name.startswith(tuple(numbers) or "")]
 
 

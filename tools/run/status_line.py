@@ -1,52 +1,39 @@
 """A line that shows that a long step is alive."""
 
-import shutil
-import sys
-import threading
-import time
+from datetime import timedelta
+
+from rich.progress import Progress, ProgressColumn
+from rich.table import Column
+from rich.text import Text
 
 
-class StatusLine:
+class StatusLine(Progress):
     """Title, elapsed time and a note; a context manager.
 
-    On a terminal the line is rewritten every second. Elsewhere (a log, CI) it is
-    printed at the start, every half minute, and at the end.
+    On a terminal the line is kept up to date; elsewhere (a log, CI) it is printed at
+    the end, after its title at the start.
     """
 
     def __init__(self, title: str) -> None:
-        self.title = title
-        self.note = ""  # set it at any time
-        self.started = time.monotonic()
-        self._terminal = sys.stdout.isatty()
-        self._ended = threading.Event()
-        self._clock = threading.Thread(target=self._run, daemon=True)
+        super().__init__(_Line(Column(no_wrap=True, overflow="ellipsis")))
+        self._task = self.add_task(title, note="")
 
-    def __enter__(self) -> "StatusLine":
-        self._draw()
-        self._clock.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._clock.join()
-        self._draw()
-        if self._terminal:
-            print()
+    def start(self) -> None:
+        if not self.console.is_terminal:
+            print(f"  {self.tasks[self._task].description}  ...", flush=True)
+        super().start()
 
     @property
-    def elapsed(self) -> str:
-        """Minutes and seconds since the start, as 1:05."""
-        minutes, seconds = divmod(int(time.monotonic() - self.started), 60)
-        return f"{minutes}:{seconds:02d}"
+    def note(self) -> str:
+        """The end of the line; set it at any time."""
+        return self.tasks[self._task].fields["note"]
 
-    def _run(self) -> None:
-        while not self._ended.wait(1 if self._terminal else 30):
-            self._draw()
+    @note.setter
+    def note(self, text: str) -> None:
+        self.update(self._task, note=text)
 
-    def _draw(self) -> None:
-        text = f"  {self.title}  {self.elapsed:>5}  {self.note}".rstrip()
-        if self._terminal:
-            width = shutil.get_terminal_size().columns - 1
-            print("\r\033[K" + text[:width], end="", flush=True)
-        else:
-            print(text, flush=True)
+
+class _Line(ProgressColumn):
+    def render(self, task) -> Text:
+        elapsed = timedelta(seconds=int(task.elapsed))
+        return Text(f"  {task.description}  {elapsed}  {task.fields['note']}".rstrip())

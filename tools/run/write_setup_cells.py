@@ -6,16 +6,17 @@ tools here never run them. `make badges` writes them and `make check` compares t
 `make release-check` refuses an address that nobody has made their own.
 """
 
-import re
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 
+from tools import write_whole
+from tools.report import tables
 from tools.run import nbtools
 
-START, END = "<!-- badges:start -->", "<!-- badges:end -->"
 COLAB = "https://colab.research.google.com"
 KAGGLE = "https://kaggle.com"
 
@@ -43,16 +44,6 @@ if {{"COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"}} & os.environ.keys():
     runpy.run_path("../tools/run/platforms.py")["set_up"]()"""
 
 
-def notebooks(root: Path) -> list[Path]:
-    """The lessons, then their solutions."""
-    folders = root / "notebooks", root / "notebooks" / "solutions"
-    return [path for folder in folders for path in sorted(folder.glob("[0-9]*.ipynb"))]
-
-
-def is_mine(cell: nbformat.NotebookNode) -> bool:
-    return nbtools.SET_UP in cell.metadata.get("tags", [])
-
-
 def address(root: Path) -> dict[str, str]:
     """[tool.course] of the pyproject.toml in `root`: repository and reference."""
     return tomllib.loads((root / "pyproject.toml").read_text())["tool"]["course"]
@@ -70,31 +61,33 @@ def badges(root: Path, notebook: Path) -> str:
     )
 
 
-def table(root: Path) -> str:
-    """The README's table: one row of badges for each notebook."""
-    lines = [START, "| notebook | open it in |", "|---|---|"]
-    for path in sorted((root / "notebooks").glob("[0-9]*.ipynb")):
-        pair = badges(root, path).replace("\n", " ")
-        lines.append(f"| {path.stem.replace('_', ' ')} | {pair} |")
-    return "\n".join([*lines, END])
+def changes(root: Path = nbtools.ROOT) -> Iterator[tuple[Path, str]]:
+    """The files that are not as pyproject.toml says, each with what it should be.
 
-
-def sources(root: Path, notebook: Path) -> list[str]:
-    """What the second and the third cell of a notebook have to be."""
-    prose = PROSE.format(badges=badges(root, notebook))
-    return [prose, CODE.format(**address(root))]
-
-
-def differences(root: Path) -> list[str]:
-    """What `make badges` would change, each a sentence; empty if nothing."""
-    found = []
-    for path in notebooks(root):
-        cells = [c for c in nbtools.read(path).cells[1:3] if is_mine(c)]
-        if [cell.source for cell in cells] != sources(root, path):
-            found.append(f"{path.relative_to(root)} has other badges or set-up cells")
-    if table(root) not in (root / "README.md").read_text():
-        found.append("README.md has other badges")
-    return [f"{what} than pyproject.toml says: `make badges`" for what in found]
+    ValueError for a README without a place for badges.
+    """
+    lines = ["| notebook | open it in |", "|---|---|"]
+    for path in nbtools.notebooks(root / "notebooks"):
+        pair = badges(root, path)
+        if path.parent.name == "notebooks":
+            two = pair.replace("\n", " ")
+            lines.append(f"| {path.stem.replace('_', ' ')} | {two} |")
+        notebook = nbtools.read(path)
+        old, mine = nbtools.as_text(notebook), notebook.cells[1:3]
+        if [cell.metadata.get("tags") for cell in mine] == 2 * [[nbtools.SET_UP]]:
+            del notebook.cells[1:3]
+        else:
+            mine = [nbformat.v4.new_markdown_cell(), nbformat.v4.new_code_cell()]
+        sources = PROSE.format(badges=pair), CODE.format(**address(root))
+        for cell, source in zip(mine, sources, strict=True):
+            cell.source, cell.metadata["tags"] = source, [nbtools.SET_UP]
+        notebook.cells[1:1] = mine
+        if (new := nbtools.as_text(notebook)) != old:
+            yield path, new
+    readme = root / "README.md"
+    new = tables.fill(readme.read_text(), "badges", "\n".join(lines))
+    if new != readme.read_text():
+        yield readme, new
 
 
 def check_release(root: Path = nbtools.ROOT) -> None:
@@ -109,24 +102,9 @@ def check_release(root: Path = nbtools.ROOT) -> None:
     print(f"Readers will fetch {course['repository']} at {course['reference']}.")
 
 
-def main(root: Path = nbtools.ROOT) -> None:
-    readme = root / "README.md"
-    text, found = re.subn(
-        f"{START}.*{END}", lambda _: table(root), readme.read_text(), flags=re.DOTALL
-    )
-    if not found:
-        sys.exit(f"README.md has no {START} ... {END}")
-    readme.write_text(text)
-    for path in notebooks(root):
-        notebook = nbtools.read(path)
-        mine = [nbformat.v4.new_markdown_cell(), nbformat.v4.new_code_cell()]
-        if [is_mine(cell) for cell in notebook.cells[1:3]] == [True, True]:
-            mine = [notebook.cells.pop(1), notebook.cells.pop(1)]
-        for cell, source in zip(mine, sources(root, path), strict=True):
-            cell.source, cell.metadata["tags"] = source, [nbtools.SET_UP]
-        notebook.cells[1:1] = mine
-        nbtools.write(notebook, path)
-
-
 if __name__ == "__main__":
-    check_release() if "--release" in sys.argv else main()
+    if "--release" in sys.argv:
+        check_release()
+    else:
+        for path, text in changes():
+            write_whole(path, text)

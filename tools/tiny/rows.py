@@ -1,13 +1,8 @@
 """The rows that come with the course: `python -m tools.tiny.rows`.
 
 Writes notebooks/data/sft.jsonl, grpo.jsonl and test.jsonl, byte for byte as they are.
-For rows of another seed, name it and a folder, and give the files to the course:
-
-    python -m tools.tiny.rows --seed 1 --out rows-1
-    COURSE_SFT_DATA=./rows-1/sft.jsonl COURSE_GRPO_DATA=./rows-1/grpo.jsonl make course
 """
 
-import argparse
 import json
 import random
 from pathlib import Path
@@ -78,8 +73,4 @@ def write_rows(folder: Path, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--out", type=Path, default=SHIPPED)
-    chosen = parser.parse_args()
-    write_rows(chosen.out, chosen.seed)
+    write_rows(SHIPPED, SEED)

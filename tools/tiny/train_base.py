@@ -5,11 +5,9 @@ fixed seed; minutes on two CPU cores, seconds on a GPU. Run train_tokenizer firs
 Writes config, bf16 safetensors and training.json to models/tiny-qwen3.
 """
 
-import argparse
 import json
 import re
 import time
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -23,6 +21,7 @@ from tools.tiny import arithmetic, tiny_corpus
 
 OUT = ROOT / "models" / "tiny-qwen3"
 SEED = 3407
+TOKENS = 5_400_000
 BLOCK = 256  # tokens in a training sequence
 BATCH = 16  # sequences in a step
 WARMUP = 20  # steps
@@ -116,14 +115,10 @@ def report(model, tokenizer) -> dict:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokens", type=int, default=5_400_000)
-    parser.add_argument("--out", type=Path, default=OUT)
-    options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     started = time.time()
     tokenizer = AutoTokenizer.from_pretrained(OUT)
-    data = blocks(tokenizer, options.tokens)
+    data = blocks(tokenizer, TOKENS)
     model = build(tokenizer).to(device)
     loss = pretrain(model, data, device)
     model = model.to(torch.bfloat16)  # what is committed is what is measured
@@ -142,11 +137,9 @@ def main():
         "training_minutes": round((time.time() - started) / 60, 1),
         **report(model.float(), tokenizer),
     }
-    model.to(torch.bfloat16).save_pretrained(options.out)
-    if options.out != OUT:
-        tokenizer.save_pretrained(options.out)
-    (options.out / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
-    (options.out.parent / "SHA256SUMS").write_text(base_model.sums(options.out))
+    model.to(torch.bfloat16).save_pretrained(OUT)
+    (OUT / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
+    (OUT.parent / "SHA256SUMS").write_text(base_model.sums(OUT))
     print(json.dumps(facts, indent=2))
 
 

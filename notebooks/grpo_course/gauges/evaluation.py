@@ -108,14 +108,10 @@ def report(
     Keys: `evaluation` (the two summaries), and of the greedy one `correct` (0 or 1 a
     problem), `style_of` (the style of each completion) and some `samples`.
     """
-    kinds = {"greedy": False, "sampled": True}
-    results = {
-        kind: evaluate(
-            model, tokenizer, problems, profile, sampled=sampled, adapter=adapter
-        )
-        for kind, sampled in kinds.items()
-    }
-    greedy = results["greedy"]
+    asked = (model, tokenizer, problems, profile)
+    greedy = evaluate(*asked, adapter=adapter)
+    results = {"greedy": greedy}
+    results["sampled"] = evaluate(*asked, sampled=True, adapter=adapter)
     texts = [completion.text for completion in greedy.completions]
     return {
         "evaluation": {kind: result.summary() for kind, result in results.items()},

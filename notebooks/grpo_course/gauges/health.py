@@ -92,6 +92,8 @@ def broken_weight(model) -> str | None:
 
     trained = [(n, w.detach()) for n, w in model.named_parameters() if w.requires_grad]
     largest = torch.stack([weight.abs().max().float() for _, weight in trained])
+    if hasattr(largest, "full_tensor"):  # a model in parts, of FSDP2
+        largest = largest.full_tensor()
     good = (largest <= HUGE).tolist()  # one look at the GPU for all; a NaN is not good
     return None if all(good) else trained[good.index(False)][0]
 

@@ -12,6 +12,7 @@ import atexit
 import json
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -48,18 +49,14 @@ class _Worker:
     def ask(self, guess: str, answer: str) -> bool:
         with self.lock:
             self.process = self.process or _start()
-            timer = threading.Timer(KILL_SECONDS, self.process.kill)
-            timer.daemon = True
-            timer.start()
-            reply = ""
+            told, reply = self.process.stdout, ""
             try:
-                self.process.stdin.write(json.dumps([guess, answer]) + "\n")
-                self.process.stdin.flush()
-                reply = self.process.stdout.readline()
+                print(json.dumps([guess, answer]), file=self.process.stdin, flush=True)
+                if select.select([told], [], [], KILL_SECONDS)[0]:
+                    reply = told.readline()
             except OSError:  # the pipe broke: the worker is gone
                 pass
             finally:
-                timer.cancel()
                 if not reply:  # or interrupted: a late reply must not be read next
                     self.stop()
             return reply == "True\n"
@@ -74,10 +71,8 @@ class _Worker:
 
 def _start() -> subprocess.Popen:
     if find_spec("math_verify") is None:
-        raise ModuleNotFoundError(
-            "math-verify is not installed: install the packages of the requirements "
-            "file, or run `pip install math-verify[antlr4_13_2]`."
-        )
+        advice = "install the packages of the requirements file"
+        raise ModuleNotFoundError(f"math-verify is not installed: {advice}.")
     return subprocess.Popen(
         [sys.executable, "-P", __file__],  # -P: our file names shadow nothing
         stdin=subprocess.PIPE,

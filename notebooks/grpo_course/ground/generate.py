@@ -35,21 +35,15 @@ def generate(
     `adapter` is not needed.
     """
     if hasattr(model, "vllm_engine"):
-        return _generate_vllm(
-            model, prompts, max_new_tokens, temperature, min_p, seed, adapter
-        )
+        options = {"max_tokens": max_new_tokens, "temperature": temperature}
+        return _generate_vllm(model, prompts, adapter, seed, min_p=min_p, **options)
     import torch
 
     torch.manual_seed(seed)
-    options = {"do_sample": False}
+    options = {"do_sample": temperature > 0, "max_new_tokens": max_new_tokens}
     if temperature > 0:
-        options = {
-            "do_sample": True,
-            "temperature": temperature,
-            "min_p": min_p,
-            "top_k": 0,
-            "top_p": 1.0,
-        }
+        options |= {"temperature": temperature, "min_p": min_p}
+        options |= {"top_k": 0, "top_p": 1.0}  # off
     # Prompts of similar length share a batch: less padding.
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     done: dict[int, Completion] = {}
@@ -68,9 +62,7 @@ def generate(
                 add_special_tokens=False,
             ).to(model.device)
             with torch.inference_mode():
-                output = model.generate(
-                    **inputs, max_new_tokens=max_new_tokens, **options
-                )
+                output = model.generate(**inputs, **options)
             new = output[:, inputs.input_ids.shape[1] :].tolist()
             for i, ids in zip(batch, new, strict=True):
                 done[i] = _completion(tokenizer, ids, ends)
@@ -88,20 +80,14 @@ def _completion(tokenizer, ids: list[int], ends: set[int]) -> Completion:
     return Completion(text, len(ids), truncated=last is None)
 
 
-def _generate_vllm(model, prompts, max_new_tokens, temperature, min_p, seed, adapter):
+def _generate_vllm(model, prompts, adapter, seed, **options):
     from vllm import SamplingParams
 
     # A seed for each request: with one for all, equal prompts get equal completions.
-    sampling = [
-        SamplingParams(
-            max_tokens=max_new_tokens, temperature=temperature, min_p=min_p, seed=number
-        )
-        for number in range(seed, seed + len(prompts))
-    ]
-    request = model.load_lora(adapter) if adapter else None
-    outputs = model.fast_generate(
-        prompts, sampling, lora_request=request, use_tqdm=False
-    )
+    seeds = range(seed, seed + len(prompts))
+    sampling = [SamplingParams(seed=number, **options) for number in seeds]
+    how = {"lora_request": model.load_lora(adapter) if adapter else None}
+    outputs = model.fast_generate(prompts, sampling, use_tqdm=False, **how)
     return [
         Completion(o.text, len(o.token_ids), o.finish_reason == "length")
         for o in (output.outputs[0] for output in outputs)

@@ -5,7 +5,8 @@
         trainer.train()  # out of memory in here gives the same advice
     usage["gib_peak"]
 
-The needs are estimates, within a factor of two or three of what was measured.
+The needs are estimates for texts as long as allowed, within a factor of two or three of
+what was measured.
 """
 
 import os
@@ -40,22 +41,20 @@ def check(step: str, profile, model):
     """
     import pandas as pd
 
+    memory = estimate(step, profile, model), free_memory(profile)
     disk = CHECKPOINTS * 12 * _trained(model) / GIB + SPARE_GIB
-    there = shutil.disk_usage(home()).free / GIB
+    disk = disk, shutil.disk_usage(home()).free / GIB
     room = f"make room in {home()}, or set COURSE_HOME to a larger disk"
-    rows = {
-        "memory": (estimate(step, profile, model), free_memory(profile)),
-        "disk": (disk, there),
-    }
-    for what, advice in (("memory", _advice(step, profile)), ("disk", room)):
-        needed, there = rows[what]
+    rows = {"memory": (*memory, _advice(step, profile)), "disk": (*disk, room)}
+    for what, (needed, there, advice) in rows.items():
         if needed > there:
             raise TooLittle(
                 f"This step needs about {needed:.1f} GiB of {what} and {there:.1f} GiB "
                 f"are free: {advice}."
             )
-    columns = ["needed (GiB)", "there (GiB)"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).round(1)
+    columns = ["needed (GiB)", "there (GiB)", "advice"]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns).round(1)
+    return table.drop(columns="advice")
 
 
 @contextmanager
@@ -64,8 +63,8 @@ def watch(step: str, profile) -> Iterator[dict]:
     prints with every step is left out.
 
     Yields a dict for the stage's metrics: machine, profile, gib_held (`gpu_gib`),
-    seconds_before (since this process started), and when it has ended minutes,
-    gib_before and gib_peak (on the GPU; None without one). Raises TooLittle in place of
+    vllm_share, seconds_before (since this process started), and when it has ended
+    minutes and gib_peak (on the GPU; None without one). Raises TooLittle in place of
     torch's OutOfMemoryError.
     """
     import psutil
@@ -73,11 +72,11 @@ def watch(step: str, profile) -> Iterator[dict]:
 
     usage = {"machine": machine(), "profile": profile.name}
     usage["seconds_before"] = time.time() - psutil.Process().create_time()
-    usage |= {"gib_held": profile.gpu_gib, "gib_before": None, "gib_peak": None}
+    usage |= {"gib_held": profile.gpu_gib, "gib_peak": None}
+    usage["vllm_share"] = profile.gpu_memory_utilization
     started = time.monotonic()
     if profile.on_gpu:
         torch.cuda.reset_peak_memory_stats()
-        usage["gib_before"] = gpu_gib()
     try:
         with without_lines("Unsloth: "):
             yield usage
@@ -140,15 +139,20 @@ def vllm_share(profile) -> float:
 
 
 def estimate(step: str, profile, model) -> float:
-    """GiB that training takes on top of the loaded model, roughly.
+    """GiB that training takes on top of the loaded model, roughly."""
+    return sum(training_parts(step, profile, model.config, _trained(model)).values())
+
+
+def training_parts(step: str, profile, config, trained: int) -> dict[str, float]:
+    """The same, in GiB by parts. trained: how many weights the adapter has.
 
     Adapter: gradient, two Adam averages, a copy: 16 bytes a weight. Activations: the
     inputs of all layers, and the inside of each, or with gradient checkpointing of one.
     Scores over the vocabulary: in 32 bits, three times (scores, their softmax, the
-    gradient). Unsloth's checkpointing moves the inputs to the computer's memory, and
-    its loss never has more than a small part of the scores at a time.
+    gradient); on a GPU Unsloth's loss never has more than a small part of them at a
+    time. Its checkpointing moves the inputs to the computer's memory.
     """
-    config, width = model.config, 4 if profile.dtype == "float32" else 2
+    width = 4 if profile.dtype == "float32" else 2
     tokens = profile.sft_batch_size * profile.max_seq_length // 2
     if step == "grpo":
         tokens = profile.grpo_batch_size * profile.max_seq_length
@@ -157,8 +161,9 @@ def estimate(step: str, profile, model) -> float:
     inside = 4 * config.hidden_size + 4 * config.intermediate_size
     inputs = 0 if offloads else config.num_hidden_layers * config.hidden_size
     activations = tokens * width * (inputs + kept * inside)
-    scores = 0 if offloads else tokens * config.vocab_size * 4 * 3
-    return (16 * _trained(model) + activations + scores) / GIB
+    scores = 0 if profile.on_gpu else tokens * config.vocab_size * 4 * 3
+    found = {"adapter": 16 * trained, "activations": activations, "scores": scores}
+    return {name: size / GIB for name, size in found.items()}
 
 
 def _trained(model) -> int:
@@ -173,7 +178,6 @@ def _advice(step: str, profile) -> str:
             half = round(value - 0.1, 2) if isinstance(value, float) else value // 2
             lower.append(f"COURSE_{name.upper()} (now {value}, try {half})")
     if step == "grpo":
-        lower.append(
-            "and as many times more COURSE_GRPO_GRAD_ACCUM for a smaller batch"
-        )
+        more = "and as many times more COURSE_GRPO_GRAD_ACCUM for a smaller batch"
+        lower.append(more)
     return f"lower one of {', '.join(lower)}, restart the kernel and run again"

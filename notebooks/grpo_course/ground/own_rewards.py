@@ -6,7 +6,6 @@ returns a number for each completion, or None where it has no opinion.
 """
 
 import hashlib
-import inspect
 import math
 import runpy
 from collections.abc import Callable
@@ -51,17 +50,11 @@ def _tried(name: str, function: Callable | None) -> Callable:
     if not callable(function):
         raise ValueError(f"names {name}, but the file has no function of that name")
     try:
-        inspect.signature(function).bind(**PROBE)
-    except (TypeError, ValueError) as error:
-        wanted = (
-            f"it should take completions, what else it needs, and **kwargs ({error})"
-        )
-        raise ValueError(f"names {name}, which TRL cannot call: {wanted}") from None
-    try:
         scores = list(function(**PROBE))
         finite = [score is None or math.isfinite(score) for score in scores]
     except (Exception, SystemExit) as error:
-        raise ValueError(f"names {name}, which fails with {error!r}") from None
+        given = "TRL gives it completions and more by name, and **kwargs takes the rest"
+        raise ValueError(f"names {name}, which fails with {error!r}: {given}") from None
     if len(scores) != len(TEXTS) or not all(finite):
         given = f"{scores!r:.80} for {len(TEXTS)} completions"
         raise ValueError(f"names {name}, which gives {given}: one finite number each")

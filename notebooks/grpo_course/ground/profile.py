@@ -9,7 +9,6 @@ change one value, set an environment variable before Jupyter starts:
     COURSE_GRPO_STEPS=20              one field of it (COURSE_ + the field in capitals)
 """
 
-import logging
 import os
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,27 +21,17 @@ from pydantic.dataclasses import dataclass
 
 from . import rules
 from .hardware import Hardware, conditions_here, detect_hardware
-from .paths import can_be_folder, local_path
-from .rules import closest_name
-from .session import masked
+from .paths import local_path
+from .rules import ProfileError
 
 STAGES = ("base", "template", "sft", "grpo")  # in the order they are made
 ROOM = 64  # tokens for a prompt, at least: the system prompt takes most of them
-
-
-class ProfileError(ValueError):
-    """A setting that cannot work; the message names the field and its value."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(masked(message))
 
 
 # Marks a field with the first stage that it decides. A field without a mark costs
 # memory or time, or says what is measured and reported; the stages stay as they are.
 T = TypeVar("T")
 Base, Template, Sft, Grpo = (Annotated[T, stage] for stage in STAGES)
-
-
 CONFIG = ConfigDict(allow_inf_nan=False, hide_input_in_errors=True)
 
 
@@ -229,7 +218,9 @@ def load_profile(environ: Mapping[str, str] = os.environ) -> Profile:
     ProfileError for any value that cannot work and for a variable that is a misspelt
     setting; of others like COURSE_ID it warns.
     """
-    _check_variables(environ)
+    rules.check_variables(
+        environ, ["COURSE_PROFILE", "COURSE_HOME", *SETTABLE.values()]
+    )
     hardware = detect_hardware()
     name = environ.get("COURSE_PROFILE", _fitting(hardware))
     if name not in PROFILES:
@@ -250,18 +241,6 @@ def _first_problem(error: ValidationError, profile: str) -> str:
         return problem
     problem = problem.removeprefix("Input ")
     return _said(profile, first["loc"][0], first["input"], problem)
-
-
-def _check_variables(environ: Mapping[str, str]) -> None:
-    """Refuse what is nearly the name of a setting, and a home that is no folder."""
-    known = ["COURSE_PROFILE", "COURSE_HOME", *SETTABLE.values()]
-    for variable in sorted(environ.keys() - {*known}):
-        if meant := closest_name(variable, known):
-            raise ProfileError(f"{variable} is no setting; the closest is {meant}.")
-        if variable.upper().startswith("COURSE_"):
-            logging.getLogger(__name__).warning(f"{variable} is no setting: ignored.")
-    if not can_be_folder(home := environ.get("COURSE_HOME", "").strip()):
-        raise ProfileError(f"COURSE_HOME={home!r} can be no folder: take another.")
 
 
 def _fitting(hardware: Hardware) -> str:

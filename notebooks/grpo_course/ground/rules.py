@@ -1,14 +1,15 @@
 """What one setting may be, whatever the others are: the types of a profile's fields."""
 
 import difflib
+import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from .own_rewards import tried
-from .paths import local_path
+from .paths import can_be_folder, local_path
 from .session import masked
 
 EXPORTS = "lora merged_16bit merged_4bit gguf_f16 gguf_q8_0 gguf_q4_k_m".split()
@@ -18,18 +19,34 @@ NAME = r"\w([\w.-]*\w)?"
 HUB_ID = rf"(?=.{{1,96}}$)(?!.*(--|\.\.|\.git$))({NAME}/)?{NAME}"  # as the hub has it
 HUB_DATA = r"[\w.-]+/[\w.-]+(:[\w.-]+){1,2}"
 
+log = logging.getLogger(__name__)
 
-def closest_name(variable: str, known: list[str]) -> str | None:
-    """The one of the variables COURSE_... that this misspells; None if it is another's.
 
-    COURSE_ID is close to nothing; COURSESEED means one of ours only letter by letter.
+class ProfileError(ValueError):
+    """A setting that cannot work; the message names the field and its value."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(masked(message))
+
+
+def check_variables(environ: Mapping[str, str], known: list[str]) -> None:
+    """Raise ProfileError for what misspells a setting, and a home that is no folder.
+
+    COURSE_ID is close to nothing, so it is another's; COURSESEED means one of ours only
+    letter by letter.
     """
-    if match := re.fullmatch("COURSE(_?)(.+)", variable.upper()):
-        names = [name.removeprefix("COURSE_") for name in known]
-        least = 0.6 if match[1] else 1.0
-        found = difflib.get_close_matches(match[2], names, n=1, cutoff=least)
-        return f"COURSE_{found[0]}" if found else None
-    return None
+    names = [name.removeprefix("COURSE_") for name in known]
+    for variable in sorted(environ.keys() - {*known}):
+        if match := re.fullmatch("COURSE(_?)(.+)", variable.upper()):
+            least = 0.6 if match[1] else 1.0
+            found = difflib.get_close_matches(match[2], names, n=1, cutoff=least)
+            if found:
+                meant = f"the closest is COURSE_{found[0]}"
+                raise ProfileError(f"{variable} is no setting; {meant}.")
+            if match[1]:
+                log.warning(f"{variable} is no setting: ignored.")
+    if not can_be_folder(home := environ.get("COURSE_HOME", "").strip()):
+        raise ProfileError(f"COURSE_HOME={home!r} can be no folder: take another.")
 
 
 def _must(works: Callable, problem: str) -> AfterValidator:
@@ -48,14 +65,6 @@ def _words(meanings: dict) -> BeforeValidator:
 
 def _matches(pattern: str) -> Callable:
     return re.compile(pattern, re.ASCII).fullmatch
-
-
-def _is_model(name: str) -> bool:
-    return local_path(name) is not None or bool(_matches(HUB_ID)(name))
-
-
-def _are_exports(text: str) -> bool:
-    return {name.strip() for name in text.split(",")} <= set(EXPORTS)
 
 
 def _is_reward(text: str) -> bool:
@@ -105,12 +114,22 @@ Reward = Annotated[
     _must(_is_reward, f"should be one of {', '.join(REWARDS)}, or ./file.py:function"),
     AfterValidator(lambda text: text if text in REWARDS else tried(text)[0]),
 ]
-Model = Annotated[str, _must(_is_model, "should be a hub id or a local folder")]
+Model = Annotated[
+    str,
+    _must(
+        lambda name: local_path(name) or _matches(HUB_ID)(name),
+        "should be a hub id or a local folder",
+    ),
+]
 SftData, GrpoData, EvalData = map(
     _data, ("embedded:sft", "embedded:grpo", "embedded:test")
 )
 Exports = Annotated[
-    str, _must(_are_exports, f"should be some of {', '.join(EXPORTS)}, with commas")
+    str,
+    _must(
+        lambda text: {name.strip() for name in text.split(",")} <= set(EXPORTS),
+        f"should be some of {', '.join(EXPORTS)}, with commas",
+    ),
 ]
 HubRepo = Annotated[
     str,

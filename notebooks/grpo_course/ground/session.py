@@ -73,9 +73,26 @@ def quiet() -> Iterator[None]:
     except BaseException:
         print(held.getvalue())
         raise
+    if not versions.gpus():
+        _share_heads()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     enable_progress_bars()
+
+
+def _share_heads() -> None:
+    """Spare a CPU the copies of all keys and values that each new token costs it.
+
+    Where there is a mask, transformers makes one for each query head of a group. Torch
+    needs none, and answers with the same bits; only gradients would be slightly others.
+    """
+    import torch
+    from transformers.integrations import sdpa_attention
+
+    usual = sdpa_attention.use_gqa_in_sdpa
+    sdpa_attention.use_gqa_in_sdpa = lambda *tensors: (
+        not torch.is_grad_enabled() or usual(*tensors)
+    )
 
 
 @contextmanager

@@ -68,18 +68,16 @@ def installed() -> dict[str, str]:
 
 def differences(which: str) -> dict[str, str]:
     """What is not as pinned, with its installed version; "" for a missing package."""
-    found = installed()
-    return {
-        name: found.get(name, "")
-        for name, version in pins(which).items()
-        if not _is_as_pinned(found.get(name, "").removesuffix(BUILDS[which]), version)
-    }
-
-
-def _is_as_pinned(found: str, pin: str) -> bool:
-    if found and pin.startswith(">="):
-        return Version(found) >= Version(pin.removeprefix(">="))
-    return found == pin
+    there, wrong = installed(), {}
+    for name, pin in pins(which).items():
+        found = there.get(name, "").removesuffix(BUILDS[which])
+        if pin.startswith(">="):
+            fine = found and Version(found) >= Version(pin.removeprefix(">="))
+        else:
+            fine = found == pin
+        if not fine:
+            wrong[name] = there.get(name, "")
+    return wrong
 
 
 def check() -> str:

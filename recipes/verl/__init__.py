@@ -1,0 +1,1 @@
+"""The course's GRPO on verl and Ray, for several machines; see recipes/README.md."""
