@@ -29,7 +29,7 @@ check: env  ## lint, spelling, links, and whether notebooks and outputs belong t
 	@$(RUN) -m ruff check
 	@$(RUN) -m ruff format --check
 	@PYTHONPATH=notebooks .venv/bin/lint-imports --no-cache
-	@.venv/bin/codespell *.md models/*/*.md notebooks tools tests
+	@.venv/bin/codespell *.md models/*/*.md notebooks recipes/*.* recipes/verl/*.py tools tests
 	@$(RUN) -m tools.run.check_notebooks
 
 format: env  ## let ruff put the code in order, then export the taught modules

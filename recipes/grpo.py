@@ -143,16 +143,20 @@ def measure(begun, profile, parent, made_of, question) -> None:
 
 
 def way_on(folder: Path | None) -> str:
-    """How to go on after an end that was not meant."""
+    """How to go on after an end that was not meant; "" if nothing was begun."""
     from grpo_course.ground import checkpoints
 
-    last = folder and checkpoints.latest(folder)
+    if folder is None:
+        return ""
+    last = checkpoints.latest(folder)
     where = f"goes on from {last.name}" if last else "begins again"
     return f"The same command {where}."
 
 
 if __name__ == "__main__":
-    file = Path(sys.argv[1])
+    file = Path(*sys.argv[1:2])
+    if not file.is_file():
+        sys.exit("Name a recipe: recipes/ddp.toml, server.toml or fsdp2.toml there.")
     here = SimpleNamespace(folder=None, way=file.stem)
     guard = Guard(f"Process {RANK} of {WORLD}", lambda: way_on(here.folder))
     if RANK:
@@ -163,6 +167,6 @@ if __name__ == "__main__":
         time.sleep(3 * (WORLD > 1))  # did it fail because another process has ended?
         if type(error).__module__.partition(".")[0] not in ("grpo_course", "recipes"):
             traceback.print_exc()
-        guard.end(f"failed: {error}")
+        guard.end(f"failed: {str(error).rstrip('.')}")
     sys.stdout.flush()
     os._exit(0)  # vLLM's threads would keep the process

@@ -49,5 +49,6 @@ class Guard(threading.Thread):
     def end(self, why: str) -> None:
         """Say it, once, and leave without waiting for anybody."""
         self.over.acquire()  # never released: the other one who wants to is too late
-        print(f"\n{self.who} {why}. {self.where()}", file=sys.stderr, flush=True)
+        sentence = f"\n{self.who} {why}. {self.where()}".rstrip(" ")
+        print(sentence, file=sys.stderr, flush=True)
         os._exit(1)

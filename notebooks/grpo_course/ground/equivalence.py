@@ -12,7 +12,6 @@ import atexit
 import json
 import os
 import resource
-import select
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import time
 from contextlib import suppress
 from functools import lru_cache
 from importlib.util import find_spec
+from multiprocessing.connection import wait
 
 ALARM_SECONDS = 0.8  # of computing: the worker gives up by itself and stays alive
 CPU_SECONDS = 2  # of computing, at least: it did not notice; the system ends it
@@ -52,7 +52,7 @@ class _Worker:
             told, reply = self.process.stdout, ""
             try:
                 print(json.dumps([guess, answer]), file=self.process.stdin, flush=True)
-                if select.select([told], [], [], KILL_SECONDS)[0]:
+                if wait([told], KILL_SECONDS):
                     reply = told.readline()
             except OSError:  # the pipe broke: the worker is gone
                 pass

@@ -49,25 +49,20 @@ def generate(
     done: dict[int, Completion] = {}
     ends = model.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
-    was_training, side = model.training, tokenizer.padding_side
+    how = {"return_tensors": "pt", "padding": True, "padding_side": "left"}
+    was_training = model.training
     model.eval()
-    tokenizer.padding_side = "left"
     try:
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
-            inputs = tokenizer(
-                [prompts[i] for i in batch],
-                return_tensors="pt",
-                padding=True,
-                add_special_tokens=False,
-            ).to(model.device)
+            texts = [prompts[i] for i in batch]
+            inputs = tokenizer(texts, add_special_tokens=False, **how).to(model.device)
             with torch.inference_mode():
                 output = model.generate(**inputs, **options)
             new = output[:, inputs.input_ids.shape[1] :].tolist()
             for i, ids in zip(batch, new, strict=True):
                 done[i] = _completion(tokenizer, ids, ends)
     finally:
-        tokenizer.padding_side = side
         model.train(was_training)
     return [done[i] for i in range(len(prompts))]
 
