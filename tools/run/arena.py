@@ -16,7 +16,7 @@ def shown(notebook: nbtools.nbformat.NotebookNode) -> str:
         output for cell in nbtools.code_cells(notebook) for output in cell.outputs
     ]
     texts = [o.get("text") or o.get("data", {}).get("text/plain") for o in outputs]
-    return "\n\n".join(nbtools.clean_text(text).strip() for text in texts if text)
+    return "\n\n".join(nbtools.clean_text(text).strip("\n") for text in texts if text)
 
 
 def main() -> None:
