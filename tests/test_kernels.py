@@ -26,6 +26,13 @@ if "UNSLOTH_STARTS_CUDA" in os.environ:
     import torch
     torch.cuda.is_initialized = lambda: True
 """
+WAIT = """
+import time
+until = time.monotonic() + 100
+while not os.path.exists(os.environ["COURSE_HOME"] + "/lone"):
+    assert time.monotonic() < until
+    time.sleep(0.05)
+"""
 IMPORT = "import os\nimport unsloth\nprint(os.getpid())"
 WORLD = """
 import os, sys, multiprocessing.process
@@ -166,3 +173,13 @@ def is_running(pid: int) -> bool:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return False
+
+
+def test_a_notebook_without_unsloth_runs_while_it_is_imported(place):
+    (place / "unsloth.py").write_text(UNSLOTH + WAIT)
+    make_notebook(place / "01_a.ipynb", IMPORT)
+    lone = 'import os\nopen(os.environ["COURSE_HOME"] + "/lone", "w").close()'
+    make_notebook(place / "04_b.ipynb", lone)
+    run_course.main()
+    assert output(place, "01_a.ipynb")
+    assert len(imports(place)) == 1

@@ -88,7 +88,7 @@ class Preloaded:
     """That parent: started when it is first needed, ended at the end of a `with`."""
 
     def __init__(self, env: dict[str, str]) -> None:
-        self._env, self._process = env, None
+        self._env, self._process, self._ready = env, None, None
 
     def __enter__(self) -> "Preloaded":
         return self
@@ -98,8 +98,8 @@ class Preloaded:
             self._process.kill()
             self._process.communicate()
 
-    def ready(self) -> bool:
-        """True as soon as it has imported Unsloth; False if it could not."""
+    def begin(self) -> None:
+        """Let it import Unsloth, and do something else meanwhile."""
         if not self._process:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tools.run.kernels"],
@@ -111,6 +111,11 @@ class Preloaded:
                 text=True,
                 start_new_session=True,  # Ctrl-C is for the one who asks
             )
+
+    def ready(self) -> bool:
+        """True as soon as it has imported Unsloth; False if it could not."""
+        self.begin()
+        if self._ready is None:
             self._ready = self._process.stdout.readline() == "ready\n"
         return self._ready
 

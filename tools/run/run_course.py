@@ -1,6 +1,7 @@
 """Run the notebooks in order, without a browser: `make course`, `make notebooks`.
 
-    python -m tools.run.run_course                01 to 06
+    python -m tools.run.run_course                01 to 06; 04, which loads no model,
+                                                  while Unsloth is imported
     python -m tools.run.run_course 01 02          these
     python -m tools.run.run_course --keep         all and the solutions, from an empty
                                                   COURSE_HOME of their own
@@ -34,9 +35,11 @@ def main(arguments: Sequence[str] = ()) -> None:
     if keep and not numbers:
         home /= "clean-run"
         shutil.rmtree(home, ignore_errors=True)
-    with guarded(home) as run:
+    lone = [] if keep else [p for p in paths if not runner.imports_unsloth(p)]
+    rest = [path for path in paths if path not in lone]
+    with guarded(home, ahead=bool(lone and rest)) as run:
         print(f"Running the course; everything it makes goes to {home}", flush=True)
-        for path in paths:
+        for path in lone + rest:  # 04 needs no stage, nor Unsloth, and need not wait
             notebook = run(path)
             if keep:
                 nbtools.clean(notebook)
@@ -59,10 +62,13 @@ def kept(numbers: Sequence[str]) -> list[Path]:
 
 
 @contextmanager
-def guarded(home: Path) -> Iterator[Callable[[Path], nbtools.nbformat.NotebookNode]]:
+def guarded(
+    home: Path, ahead: bool = False
+) -> Iterator[Callable[[Path], nbtools.nbformat.NotebookNode]]:
     """Yield what runs a notebook; turn what can go wrong into one clear exit.
 
-    Holds COURSE_HOME for one run at a time: a second one waits for the first.
+    Holds COURSE_HOME for one run at a time: a second one waits for the first. With
+    `ahead`, Unsloth is imported while notebooks run that do without.
     """
     try:
         profile = load_profile()
@@ -80,6 +86,8 @@ def guarded(home: Path) -> Iterator[Callable[[Path], nbtools.nbformat.NotebookNo
         try:
             with Preloaded(environment) as preloaded:
                 forks = None if profile.on_gpu else preloaded
+                if forks and ahead:
+                    forks.begin()
 
                 def run(path: Path) -> nbtools.nbformat.NotebookNode:
                     copy = home / "executed" / path.relative_to(nbtools.FOLDER)

@@ -101,6 +101,11 @@ class _Client(NotebookClient):
         return super().process_message(msg, cell, cell_index)
 
 
+def imports_unsloth(path: Path) -> bool:
+    """Does the notebook at `path` need a kernel that has Unsloth?"""
+    return "import unsloth" in nbtools.source(nbtools.read(path))
+
+
 def execute(
     path: Path, copy: Path, environment: dict, preloaded: Preloaded | None = None
 ) -> nbformat.NotebookNode:
@@ -118,7 +123,7 @@ def execute(
     with StatusLine(f"{name:<22}") as status, log.open("w") as stderr:
         client = _Client(notebook, path.parent, status)
         try:
-            if preloaded and "import unsloth" in nbtools.source(notebook):
+            if preloaded and imports_unsloth(path):
                 status.note = "importing Unsloth"
                 if preloaded.ready():
                     client.fork_from(preloaded)
