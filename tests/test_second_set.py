@@ -180,4 +180,4 @@ def test_the_readme_links_to_the_second_set_as_long_as_it_is_there(executed):
     shutil.rmtree(results.SECOND_SET)
     assert results.filled(readme.read_text()) != readme.read_text()
     results.main()
-    assert "real_model/" not in readme.read_text()
+    assert "](real_model/" not in readme.read_text()
