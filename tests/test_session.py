@@ -159,6 +159,10 @@ def test_attention_on_a_cpu_copies_no_heads_and_gives_the_same_bits(monkeypatch)
     assert len(copied) == 4
     with session.quiet():
         pass
+    shared = sdpa_attention.use_gqa_in_sdpa
+    with session.quiet():
+        pass
+    assert sdpa_attention.use_gqa_in_sdpa is shared  # not once more for each `quiet`
     with torch.no_grad():
         assert all(map(torch.equal, before, [attend(new) for new in (1, 40)]))
     assert len(copied) == 4

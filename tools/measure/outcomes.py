@@ -73,8 +73,7 @@ def outcome(run: Run, before: dict, last: dict) -> dict:
     row |= {"p_value": statistics.paired_p_value(old, new)}
     course = run.course.manifest("grpo").get("metrics", {}).get("correct", [])
     if run != run.course and len(course) == len(new):
-        row |= {"gained": sum(a > b for a, b in zip(new, course, strict=True))}
-        row |= {"lost": sum(a < b for a, b in zip(new, course, strict=True))}
+        row["gained"], row["lost"] = statistics.gained_and_lost(course, new)
     row |= {"minutes": after.get("minutes"), "machine": machine()}
     row |= {name: last["packages"].get(name) for name in ("python", "torch")}
     return {name: tables.short(value) for name, value in row.items()}

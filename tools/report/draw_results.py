@@ -130,7 +130,7 @@ def draw_trials(trials: pd.DataFrame):
     held_out = trials.query("problems == 'held-out'").set_index("trial")
     for place, name in enumerate(reversed(TRIALS)):
         row = held_out.loc[name]
-        colour = STAGE_COLOURS["grpo" if name in "ABCDE" else "base"]
+        colour = STAGE_COLOURS["grpo" if row["after"] == "GRPO" else "base"]
         ax.barh(place, row["accuracy"], color=colour)
         ax.hlines(place, row["ci_low"], row["ci_high"], color="black")
         ax.text(row["ci_high"] + 0.01, place, f"{row['accuracy']:.1%}", va="center")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from grpo_course.ground import stages
 from grpo_course.ground.rules import EXPORTS
+from grpo_course.ground.statistics import gained_and_lost
 from tools.report import results, runs, tables
 
 RUN = ("machine", "profile", "model", "seed", "gib_held")
@@ -109,9 +110,8 @@ def outcomes(home: Path) -> dict[str, dict]:
     found = {name: {"sampled": row.get("accuracy")} for name, row in sampled.items()}
     before, after = (told[name].get("correct", []) for name in ("sft", "grpo"))
     if before and len(before) == len(after):  # the same problems
-        pairs = list(zip(before, after, strict=True))
-        found["grpo"] |= {"gained": sum(old < new for old, new in pairs)}
-        found["grpo"] |= {"lost": sum(old > new for old, new in pairs)}
+        gained, lost = gained_and_lost(before, after)
+        found["grpo"] |= {"gained": gained, "lost": lost}
     return found
 
 

@@ -66,10 +66,9 @@ def per_gpu(
     trained = adapter_weights(config, profile.lora_rank)
     training = training_parts("grpo", profile, config, trained)
     training["adapter"] /= gpus if way == "fsdp2" else 1
-    if way != "ddp":  # TRL computes the scores in parts, and keeps the layers' inputs
+    if way != "ddp":  # TRL keeps the layers' inputs
         inputs = profile.grpo_batch_size * profile.max_seq_length * config.hidden_size
         training["activations"] += inputs * width * config.num_hidden_layers / GIB
-        training["scores"] = 0.0
     return found | training
 
 

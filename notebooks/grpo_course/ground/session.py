@@ -90,6 +90,8 @@ def _share_heads() -> None:
     from transformers.integrations import sdpa_attention
 
     usual = sdpa_attention.use_gqa_in_sdpa
+    if usual.__module__ == __name__:  # done by an earlier `quiet`
+        return
     sdpa_attention.use_gqa_in_sdpa = lambda *tensors: (
         not torch.is_grad_enabled() or usual(*tensors)
     )

@@ -20,16 +20,22 @@ def wilson_interval(right: int, n: int, z: float = 1.959964) -> tuple[float, flo
     return low, high
 
 
+def gained_and_lost(before: list[bool], after: list[bool]) -> tuple[int, int]:
+    """How many outcomes changed to right and to wrong, on the same problems, in order.
+
+    Raises ValueError unless the two are equally long.
+    """
+    pairs = list(zip(before, after, strict=True))
+    return sum(b < a for b, a in pairs), sum(b > a for b, a in pairs)
+
+
 def paired_p_value(before: list[bool], after: list[bool]) -> float:
     """Two-sided p of the exact McNemar test on the same problems, in order.
 
     Only problems whose outcome changed count: if nothing but chance were at work, each
     of them would be as likely to go from wrong to right as from right to wrong.
     """
-    pairs = list(zip(before, after, strict=True))
-    gained = sum(b < a for b, a in pairs)
-    lost = sum(b > a for b, a in pairs)
-    return mcnemar_p_value(gained, lost)
+    return mcnemar_p_value(*gained_and_lost(before, after))
 
 
 def mcnemar_p_value(gained: int, lost: int) -> float:
