@@ -21,7 +21,7 @@ def measured(tmp_path, monkeypatch, capsys):
         def rows(command):
             kinds = zip(("generating", "grpo"), rates[command[-1]], strict=False)
             row = {"machine": machine, "n": 3}
-            return [row | {"step": k, "tokens_per_s": rate} for k, rate in kinds]
+            yield [row | {"step": k, "tokens_per_s": rate} for k, rate in kinds]
 
         monkeypatch.setattr(bench, "in_process", rows)
         monkeypatch.setattr(sys, "argv", ["ratios", *arguments])
@@ -46,7 +46,7 @@ def test_ratios_stand_beside_the_last_kept_ones_of_the_same_machine(measured):
 
 
 def test_a_side_that_fails_ends_it_with_the_reason(measured, monkeypatch):
-    monkeypatch.setattr(bench, "in_process", lambda command: [{"error": "no memory"}])
+    monkeypatch.setattr(bench, "in_process", lambda command: [[{"error": "no memory"}]])
     monkeypatch.setattr(sys, "argv", ["ratios"])
     with pytest.raises(SystemExit, match="no memory"):
         ratios.main()

@@ -52,10 +52,11 @@ def main() -> None:
 def rates(name: str, models: Path) -> list[dict]:
     """The rows of one side: step, machine, tokens_per_s, n."""
     if detect_hardware().gpu_gib:
-        rows = bench.rows_of(name, models / bench.TIERS["a100"][1])
+        found = [rows for _, rows in bench.rows_of([name], models)]
     else:
         os.environ["OMP_NUM_THREADS"] = "1"  # a thread that waits would count
-        rows = bench.in_process(["-m", __spec__.name, "--one", name])
+        found = bench.in_process(["-m", __spec__.name, "--one", name])
+    rows = [row for rows in found for row in rows]
     if why := [row["error"] for row in rows if "error" in row]:
         sys.exit(f"{name}: {why[0]}")
     return rows
