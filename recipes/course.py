@@ -1,6 +1,7 @@
 """What notebook 05 does in its cells, for a process among several.
 
-tests/test_scale_out.py holds the settings and the problems against the notebook's own.
+Its monitors and the settings that decide what is learned are `grpo_training`, which 05
+exports; tests/test_scale_out.py holds the problems against the notebook's own.
 """
 
 import math
@@ -92,88 +93,6 @@ def problems(profile, parent, model, tokenizer, held_out) -> tuple[list[dict], d
         needed = f"a step needs {profile.grpo_prompts}"
         raise RuntimeError(f"{len(fitting)} problems are left and {needed}: see 05.")
     return [kept[i] for i in fitting], dropped
-
-
-def functions(profile) -> tuple[list, list, dict]:
-    """The reward functions; the monitors, which pay nothing; and a dict in which these
-    keep what this process sampled last."""
-    from grpo_course import rewards
-    from grpo_course.ground import own_rewards
-    from grpo_course.ground.styles import STYLES, solution_style
-    from grpo_course.marking import answers_equal
-    from grpo_course.template import extract_solution, is_well_formed
-
-    def style(name):
-        def monitor(completions, **kwargs):
-            texts = map(rewards.completion_text, completions)
-            return [float(solution_style(text) == name) for text in texts]
-
-        monitor.__name__ = f"style_{name}"
-        return monitor
-
-    def well_formed(completions, **kwargs):
-        texts = map(rewards.completion_text, completions)
-        return [float(is_well_formed(text)) for text in texts]
-
-    def right(completions, completion_ids, answer, **kwargs):
-        texts = [rewards.completion_text(completion) for completion in completions]
-        last_step["completions"], last_step["answers"] = texts, list(answer)
-        last_step["tokens"] = [len(ids) for ids in completion_ids]
-        pairs = zip(texts, answer, strict=True)
-        return [float(answers_equal(extract_solution(t) or "", a)) for t, a in pairs]
-
-    last_step = {}
-    if profile.own_reward:
-        paid = own_rewards.tried(profile.reward)[1]
-    else:
-        paid = rewards.REWARD_FUNCTIONS[profile.reward]
-    return list(paid), [*map(style, STYLES), well_formed, right], last_step
-
-
-def settings(profile, paid: int, watching: int) -> dict:
-    """The arguments of GRPOConfig that decide what is learned: 05's, for one process.
-
-    paid, watching: how many reward functions, and how many monitors.
-    """
-    return {
-        "temperature": profile.temperature,
-        "top_p": 1.0,
-        "top_k": 0,
-        "min_p": profile.min_p,
-        "max_completion_length": profile.max_completion_length,
-        "num_generations": profile.num_generations,
-        "use_vllm": profile.fast_inference,
-        "vllm_mode": "colocate",
-        "loss_type": profile.loss_type,
-        "scale_rewards": profile.scale_rewards,
-        "beta": profile.beta,
-        "epsilon": profile.epsilon,
-        "epsilon_high": profile.clip_high,
-        "num_iterations": 1,
-        "importance_sampling_level": (
-            "sequence" if profile.loss_type == "luspo" else "token"
-        ),
-        "mask_truncated_completions": profile.mask_truncated,
-        "multi_objective_aggregation": "sum_then_normalize",
-        "vllm_importance_sampling_correction": False,
-        "use_bias_correction_kl": True,
-        "reward_weights": [1.0] * paid + [0.0] * watching,
-        "per_device_train_batch_size": profile.grpo_batch_size,
-        "gradient_accumulation_steps": profile.grpo_grad_accum,
-        "steps_per_generation": profile.grpo_grad_accum,
-        "max_steps": profile.grpo_steps,
-        "learning_rate": profile.grpo_learning_rate,
-        "lr_scheduler_type": "linear",
-        "warmup_steps": profile.grpo_warmup_ratio,
-        "optim": profile.optim,
-        "weight_decay": profile.weight_decay,
-        "max_grad_norm": 1.0,
-        "gradient_checkpointing": bool(profile.use_gradient_checkpointing),
-        "bf16": profile.dtype == "bfloat16",
-        "fp16": profile.dtype == "float16",
-        "use_cpu": not profile.on_gpu,
-        "seed": profile.seed,
-    }
 
 
 def reporting(profile, folder) -> dict:

@@ -79,13 +79,16 @@ def train(recipe, guard, here, state, profile, model, tokenizer, problems, dropp
     from transformers import PrinterCallback
     from trl import GRPOConfig, GRPOTrainer
 
+    from grpo_course import grpo_training, rewards
     from grpo_course.gauges.tracking import tracking_callbacks
-    from grpo_course.ground import checkpoints, memory
+    from grpo_course.ground import checkpoints, memory, own_rewards
     from grpo_course.scale_out import gathered_adapter, share_of
     from recipes import course
 
-    paid, monitors, last_step = course.functions(profile)
-    wanted = course.settings(profile, len(paid), len(monitors))
+    own = own_rewards.tried(profile.reward)[1] if profile.own_reward else None
+    paid = own or rewards.REWARD_FUNCTIONS[profile.reward]
+    wanted = grpo_training.sampling(profile) | grpo_training.optimization(profile)
+    wanted |= grpo_training.algorithm(profile, len(paid))
     wanted |= share_of(profile, WORLD) | recipe["trainer"]
     more = course.reporting(profile, here.folder) | {"ddp_timeout": recipe["step_s"]}
     config = GRPOConfig(**wanted, **more)
@@ -99,7 +102,7 @@ def train(recipe, guard, here, state, profile, model, tokenizer, problems, dropp
     trainer = GRPOTrainer(
         model=model,
         processing_class=tokenizer,
-        reward_funcs=paid + monitors,
+        reward_funcs=paid + grpo_training.MONITORS,
         args=config,
         train_dataset=Dataset.from_list(problems),
         callbacks=[health, clock]
@@ -117,7 +120,8 @@ def train(recipe, guard, here, state, profile, model, tokenizer, problems, dropp
     if len({*digests}) > 1:
         raise RuntimeError(f"The processes hold different adapters: {digests}")
     log = [entry for entry in trainer.state.log_history if "reward" in entry]
-    metrics = {"log_history": log, "last_step": last_step, "usage": usage}
+    metrics = {"log_history": log, "usage": usage}
+    metrics |= {"last_step": grpo_training.last_step}
     metrics |= {"rows": dropped, "training": wanted, "engine": recipe["engine"]}
     metrics |= {"processes": WORLD, "adapters": digests, "way": here.way}
     metrics |= {"seconds": seconds | {"step": clock.steps}}

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from grpo_course import rewards
-from grpo_course.gauges import arena
-from grpo_course.ground.cheats import FORMS
+from grpo_course import arena, rewards
+from grpo_course.gauges import evaluation
+from grpo_course.ground.generate import Completion
 from tools import ROOT
 from tools.run import arena as arena_command
 from tools.run import nbtools
@@ -66,10 +66,12 @@ def test_a_mended_reward_pays_no_cheat(functions):
 def test_every_cheat_is_wrong_and_the_honest_one_is_right():
     found = arena.battery(PROBLEMS)
     assert len(found) > 500
-    assert {f"{kind} between the tags" for kind in FORMS} < set(found["kind"])
+    assert {f"{kind} between the tags" for kind in arena.FORMS} < set(found["kind"])
     for row in found.itertuples():
-        right = arena.is_right(row.text, PROBLEMS[row.problem]["answer"])
-        assert right == (row.kind == arena.RIGHT), row.text
+        right = evaluation.mark(
+            [Completion(row.text, 1, False)], [PROBLEMS[row.problem]["answer"]]
+        )
+        assert right.correct == [row.kind == arena.RIGHT], row.text
 
 
 def test_the_slip_is_far_off():
@@ -144,37 +146,42 @@ def idle(count):
     return [f"1=1.{arena.answered(n)}" for n in range(700, 700 + count)]
 
 
+def found(bout) -> bool:
+    return arena.verdict(bout).startswith("An exploit was found")
+
+
 def test_a_training_that_cheats_is_told_from_one_that_learns(written):
     n = len(PROBLEMS)
     before = rights(n // 4) + slips(n)[n // 4 :]
-    cheated = arena.Bout(written, PROBLEMS, before, idle(n))
-    assert cheated.found and cheated.verdict().startswith("An exploit was found")
-    assert cheated.table().loc["after", "exploit"] == 1.0
-    assert cheated.table().loc["after", "right"] == 0.0
-    shapes = cheated.exploits()
-    assert shapes.index.tolist() == [arena.shape(idle(1)[0])]
+    cheated = arena.bout(written, PROBLEMS, before, idle(n))
+    assert found(cheated)
+    assert arena.summary(cheated).loc["before", "right"] == (n // 4) / n
+    assert arena.summary(cheated).loc["after", "exploit"] == 1.0
+    assert arena.summary(cheated).loc["after", "right"] == 0.0
+    shapes = arena.shapes(cheated)
+    assert shapes.index.tolist() == ["N=N."]
     assert shapes["n"].tolist() == [n] and shapes["earns"].tolist() == [8.0]
-    learned = arena.Bout(written, PROBLEMS, before, rights(n))
-    assert not learned.found and learned.verdict().startswith("No exploit was found")
-    assert learned.exploits().empty
+    learned = arena.bout(written, PROBLEMS, before, rights(n))
+    assert arena.verdict(learned).startswith("No exploit was found")
+    assert arena.shapes(learned).empty
 
 
 def test_the_same_answers_are_paid_by_one_reward_and_not_by_the_other(written):
     n = len(PROBLEMS)
     fixed = rewards.REWARD_FUNCTIONS["fixed"]
     before = rights(n // 4) + slips(n)[n // 4 :]
-    assert arena.Bout(written, PROBLEMS, before, idle(n)).found
-    assert not arena.Bout(fixed, PROBLEMS, before, idle(n)).found
+    assert found(arena.bout(written, PROBLEMS, before, idle(n)))
+    assert not found(arena.bout(fixed, PROBLEMS, before, idle(n)))
 
 
 def test_where_all_earn_the_same_nothing_is_an_exploit():
     fmt = rewards.REWARD_FUNCTIONS["format"]
     n = len(PROBLEMS)
-    bout = arena.Bout(fmt, PROBLEMS, rights(n), slips(n))
-    assert not bout.found and not bout.after["exploit"].any()
+    bout = arena.bout(fmt, PROBLEMS, rights(n), slips(n))
+    assert not found(bout) and not bout["exploit"].any()
 
 
 def test_a_few_exploits_may_be_chance(written):
     n = len(PROBLEMS)
-    bout = arena.Bout(written, PROBLEMS, slips(n), idle(2) + slips(n)[2:])
-    assert bout.after["exploit"].sum() == 2 and not bout.found
+    bout = arena.bout(written, PROBLEMS, slips(n), idle(2) + slips(n)[2:])
+    assert bout.loc["after", "exploit"].sum() == 2 and not found(bout)

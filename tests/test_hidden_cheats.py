@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpo_course import rewards
-from grpo_course.ground.cheats import FORMS, filled, pieces
+from grpo_course.arena import FORMS, filled
 from grpo_course.ground.numerals import parse_number
 from grpo_course.template import REASONING_END, SOLUTION_END, SOLUTION_START
 from tools.tiny import arithmetic
 
-# What these state stands behind the arrow, in Python; @n is n, as in cheats.py.
+# What these state stands behind the arrow, in Python; @n is n, as in cheats.toml.
 STATED = r"""
 @n ⇒ n ¦ x = @n ⇒ n ¦ \boxed{@n} ⇒ n ¦ \boxed{\boxed{@n}} ⇒ n ¦ \[@n\] ⇒ n ¦ (@n) ⇒ n
 @n. ⇒ n ¦ @n\text{ apples} ⇒ n ¦ -@n ⇒ -n ¦ −@n ⇒ -n ¦ @n.5 ⇒ n + F(1, 2) ¦ \$@n ⇒ n
@@ -31,6 +31,11 @@ STATED = r"""
 NUMBERS = (st.integers(1, 60) | st.integers(1, 10**6)).filter(
     lambda n: str(n).strip("0") != "1"  # 10^1 is a number
 )
+
+
+def pieces(text):
+    """The texts that stand between broken bars."""
+    return re.split(" ¦ |\n", text.strip())
 
 
 def paid(guess, answer):

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -24,14 +23,13 @@ from peft import LoraConfig, get_peft_model
 from grpo_course import rewards
 from grpo_course.ground import checkpoints, files, stages
 from grpo_course.ground.profile import PROFILES, ProfileError, load_profile
-from grpo_course.ground.styles import STYLES
 from grpo_course.problems import held_out_problems
 from grpo_course.scale_out import exact_unmerge, share_of
-from recipes import compare, course, server
+from recipes import compare, server
 from recipes.verl import collect, prepare
 from recipes.verl import reward as verl_reward
-from tools import FOLDER, ROOT
-from tools.run import nbtools, run_course, runner
+from tools import ROOT
+from tools.run import run_course, runner
 
 SETTINGS = {
     "COURSE_PROFILE": "cpu",
@@ -163,26 +161,7 @@ def test_a_model_in_parts_learns_what_whole_ones_learn(runs, tmp_path):
     assert len(adapters) == 1  # to the last bit
 
 
-# --- The same settings as notebook 05's -----------------------------------------------
-
-
-def settings_of_05(profile) -> dict:
-    """What the three cells of notebook 05 put into GRPOConfig."""
-    (path,) = FOLDER.glob("05_*.ipynb")
-    cells = [cell.source for cell in nbtools.code_cells(nbtools.read(path))]
-    names = {"profile": profile, "used": rewards.REWARDS, "MONITORS": range(6)}
-    for kind in ("sampling", "algorithm", "optimization"):
-        (source,) = [c for c in cells if re.search(rf"^{kind} = {{", c, re.MULTILINE)]
-        exec(source, names)
-    return names["sampling"] | names["algorithm"] | names["optimization"]
-
-
-@pytest.mark.parametrize("name", ["cpu", "a100"])
-@pytest.mark.parametrize("loss", ["dapo", "luspo", "cispo"])
-def test_the_recipes_train_with_the_settings_of_05(name, loss):
-    profile = replace(PROFILES[name], loss_type=loss)
-    mine = course.settings(profile, len(rewards.REWARDS), len(STYLES) + 2)
-    assert mine == settings_of_05(profile)
+# --- A step's completions -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=lambda p: p.name)

@@ -157,6 +157,21 @@ def test_changed_code_without_an_output_is_told_for_good(lessons, executed):
     assert f"| {second_set.CHANGED} | `first = 1`, `second = 1` |" in told
 
 
+def test_a_cell_may_leave_its_beginning_to_one_before_it(lessons, executed):
+    for path in (executed / NAMES[1], lessons / NAMES[1]):
+        notebook = nbtools.read(path)
+        nbtools.code_cells(notebook)[-1].source = "x = 1\nx"
+        nbtools.write(notebook, path)
+    second_set.main("add", str(executed))
+    before = outputs(NAMES[1])
+    nbtools.code_cells(notebook)[-1].source = "x"
+    nbtools.write(notebook, lessons / NAMES[1])
+    second_set.main("refresh")
+    assert second_set.differences() == [] and outputs(NAMES[1]) == before
+    told = nbtools.read(results.SECOND_SET / NAMES[1]).cells[1].source
+    assert f"| {second_set.CHANGED} | `x` |" in told
+
+
 def test_a_run_that_stopped_early_is_refused(executed):
     notebook = nbtools.read(executed / NAMES[0])
     nbtools.code_cells(notebook)[-1].execution_count = None

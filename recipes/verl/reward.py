@@ -7,8 +7,6 @@ COURSE = Path(__file__).parents[2]  # verl reads this file alone
 sys.path.append(str(COURSE / "notebooks"))
 
 from grpo_course import rewards  # noqa: E402
-from grpo_course.marking import answers_equal  # noqa: E402
-from grpo_course.template import extract_solution  # noqa: E402
 
 
 def compute_score(data_source, solution_str, ground_truth, extra_info=None, **kwargs):
@@ -19,5 +17,5 @@ def compute_score(data_source, solution_str, ground_truth, extra_info=None, **kw
     asked = {"prompts": [None], "completions": [solution_str], "answer": [ground_truth]}
     functions = rewards.REWARD_FUNCTIONS[data_source]
     parts = {function.__name__: function(**asked)[0] for function in functions}
-    right = answers_equal(extract_solution(solution_str) or "", ground_truth)
-    return {"score": sum(parts.values()), "right": float(right)} | parts
+    right = rewards.right_answer(**asked)[0]
+    return {"score": sum(parts.values()), "right": right} | parts

@@ -60,13 +60,15 @@ def made_by(home: Path) -> dict[str, str]:
 def laid(executed, lesson: Path, made: dict[str, str]) -> nbformat.NotebookNode:
     """The cells of a lesson with the outputs of a copy that ran, if that has its code.
 
-    Code without an output may have changed since; the cell below the title says so.
+    Code without an output may have changed since, and a cell may have left its
+    beginning to one before it; the cell below the title says so.
     Links lead to the second set where that has the notebook, else to where they led.
     """
     notebook, ran = nbtools.read(lesson), nbtools.code_cells(executed)
     cells = nbtools.code_cells(notebook)
     other = [(a, b) for a, b in zip(cells, ran, strict=False) if a.source != b.source]
-    if len(cells) != len(ran) or any(old.outputs for _, old in other):
+    shown = [(f"\n{a.source}", f"\n{b.source}") for a, b in other if b.outputs]
+    if len(cells) != len(ran) or not all(old.endswith(now) for now, old in shown):
         raise ValueError(f"{lesson.name} has other code than what ran: run it again.")
     if other:
         lines = [f"`{CODE_LINE.search(now.source)[0]}`" for now, _ in other]

@@ -50,12 +50,25 @@ def _tried(name: str, function: Callable | None) -> Callable:
     if not callable(function):
         raise ValueError(f"names {name}, but the file has no function of that name")
     try:
-        scores = list(function(**PROBE))
-        finite = [score is None or math.isfinite(score) for score in scores]
-    except (Exception, SystemExit) as error:
-        given = "TRL gives it completions and more by name, and **kwargs takes the rest"
-        raise ValueError(f"names {name}, which fails with {error!r}: {given}") from None
-    if len(scores) != len(TEXTS) or not all(finite):
-        given = f"{scores!r:.80} for {len(TEXTS)} completions"
-        raise ValueError(f"names {name}, which gives {given}: one finite number each")
+        scores(function, PROBE)
+    except ValueError as problem:
+        raise ValueError(f"names {name}, which {problem}") from None
     return function
+
+
+def scores(function: Callable, inputs: dict) -> list[float]:
+    """What a reward gives for the completions in `inputs`; 0.0 where that is None.
+
+    Raises ValueError, half a sentence, where it fails or gives no finite numbers.
+    """
+    try:
+        given = list(function(**inputs))
+        finite = [score is None or math.isfinite(score) for score in given]
+    except (Exception, SystemExit) as error:
+        how = "TRL gives it completions and more by name, and **kwargs takes the rest"
+        raise ValueError(f"fails with {error!r}: {how}") from None
+    count = len(inputs["completions"])
+    if len(given) != count or not all(finite):
+        what = f"{given!r:.80} for {count} completions"
+        raise ValueError(f"gives {what}: one finite number each")
+    return [0.0 if score is None else float(score) for score in given]
