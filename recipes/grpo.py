@@ -59,6 +59,8 @@ def main(recipe: dict, guard: Guard, here: SimpleNamespace) -> None:
     if grpo := stages.finished("grpo", profile, parent, **made_of):
         print("The stage grpo is there already: nothing to train.")
         load_adapter(model, grpo.path)
+        if recipe["engine"] == "trl":  # no trainer places it
+            model.to(state.device)
     else:
         found = train(recipe, guard, here, state, profile, model, tokenizer, *rows)
         if RANK == 0:
@@ -109,6 +111,8 @@ def train(recipe, guard, here, state, profile, model, tokenizer, problems, dropp
         + (tracking_callbacks(profile, "grpo") if RANK == 0 else []),
     )
     trainer.remove_callback(PrinterCallback)
+    if config.fsdp:  # until each has ended its completions, all go on together
+        model.get_base_model()._is_fsdp_managed_module = True
     seconds = course.timed(trainer)
     if RANK == 0:
         checkpoints.claim(here.folder, profile.grpo_steps)

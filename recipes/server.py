@@ -30,9 +30,12 @@ def start(options: dict, profile, log: Path) -> subprocess.Popen:
     command += ["--gpu-memory-utilization", str(options["share"])]
     command += ["--dtype", profile.dtype, "--tensor-parallel-size", str(len(gpus))]
     command += options["arguments"]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": options["gpus"]}
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        environment.pop(name, None)  # it is no part of torchrun's group
+    os.environ["no_proxy"] = os.environ.get("no_proxy", "") + ",127.0.0.1"
+    group = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_")
+    environment = {  # it is no part of torchrun's group
+        name: value for name, value in os.environ.items() if not name.startswith(group)
+    }
+    environment |= {"CUDA_VISIBLE_DEVICES": options["gpus"]}
     environment |= {"VLLM_SERVER_DEV_MODE": "1"}  # opens the way for new weights
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as output:

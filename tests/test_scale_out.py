@@ -182,25 +182,43 @@ def test_a_step_that_cannot_be_shared_says_what_to_change(processes):
 # --- Merging and unmerging ------------------------------------------------------------
 
 
-def drift(prepare) -> float:
-    """How far a bfloat16 base is from where it was after ten merges."""
+def small():
+    """A bfloat16 model of one layer, with LoRA, and that layer's base weight."""
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(64, 64, bias=False)).bfloat16()
-    before = net[0].weight.detach().clone()
     config = LoraConfig(r=4, target_modules=["0"], init_lora_weights=False)
-    model = prepare(get_peft_model(net, config))
+    model = get_peft_model(net, config)
+    return model, model.base_model.model[0].base_layer.weight
+
+
+def drift(prepare) -> float:
+    """How far a bfloat16 base is from where it was after ten merges."""
+    model, weight = small()
+    before = weight.detach().clone()
+    model = prepare(model)
     for _ in range(10):
         model.merge_adapter()
-        merged = model.base_model.model[0].base_layer.weight.detach().clone()
+        merged = weight.detach().clone()
         model.unmerge_adapter()
     assert not torch.equal(merged, before)  # it did merge
-    after = model.base_model.model[0].base_layer.weight
-    return (after.float() - before.float()).norm().item()
+    return (weight.float() - before.float()).norm().item()
 
 
 def test_subtracting_the_adapter_wears_the_base_out_and_putting_back_does_not():
     assert drift(lambda model: model) > 0
     assert drift(exact_unmerge) == 0
+
+
+def test_who_reads_merged_weights_after_the_unmerging_still_reads_merged_ones():
+    """As vLLM's producer does: it copies a chunk when TRL's generator has ended."""
+    model, weight = small()
+    exact_unmerge(model)
+    before, address = weight.detach().clone(), weight.data_ptr()
+    model.merge_adapter()
+    read, merged = weight.data, weight.detach().clone()
+    model.unmerge_adapter()
+    assert torch.equal(read, merged) and not torch.equal(read, before)
+    assert torch.equal(weight, before) and weight.data_ptr() == address
 
 
 # --- Limits ---------------------------------------------------------------------------

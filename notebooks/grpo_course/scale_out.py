@@ -48,24 +48,30 @@ def gathered_adapter(model) -> tuple[dict, list[str]]:
 
 # %% ../07_scale_out.ipynb #scale-48
 def exact_unmerge(model):
-    """Let a PEFT model's `unmerge_adapter` put back the very weights of its base.
+    """Let a PEFT model's `merge_adapter` work on a copy of its base, and
+    `unmerge_adapter` put back the very weights.
 
-    They are kept from the first merge on: as much memory again as the layers with LoRA.
+    The copy lasts as long as somebody reads it: vLLM's hand-over sends its last weights
+    after it has unmerged. It takes as much memory again as the layers with LoRA.
     """
+    import torch
     from peft.tuners.lora import LoraLayer
 
     layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
     merge, kept = model.merge_adapter, []
 
     def merge_adapter(*arguments, **more):
-        if not kept:
-            bases = [layer.get_base_layer().weight for layer in layers]
-            kept.extend(weight.detach().clone() for weight in bases)
+        for layer in layers:
+            weight = layer.get_base_layer().weight
+            kept.append(weight.data)
+            weight.data = weight.data.clone()
         merge(*arguments, **more)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # the weights are read on another stream
 
     def unmerge_adapter():
-        for layer, weight in zip(layers, kept, strict=True):
-            layer.get_base_layer().weight.data.copy_(weight)
+        for layer in layers:
+            layer.get_base_layer().weight.data = kept.pop(0)
             layer.merged_adapters.clear()
 
     model.merge_adapter, model.unmerge_adapter = merge_adapter, unmerge_adapter

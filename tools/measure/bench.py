@@ -44,6 +44,7 @@ VARIANTS = {  # completions in a micro-batch, micro-batches, completions in a gr
     "tutorial": (4, 1, 4),
     "unsloth 4 x 8": (4, 8, 8),
     "unsloth 8 x 8": (8, 8, 8),
+    "unsloth 16 x 4": (16, 4, 8),
     "plain trl 32 x 1": (32, 1, 8),
     "plain trl 8 x 8": (8, 8, 8),
 }
