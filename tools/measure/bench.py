@@ -157,7 +157,9 @@ def measured(names: list[str], models: Path | None, real: Path | None):
     name, switches = switched(names[0])
     tier = name if name in TIERS else "a100"
     model = real or models / TIERS[tier][1]
-    profile = replace(PROFILES[tier], gpu_gib=TIERS[tier][0], model_name=str(model))
+    data = os.environ.get("COURSE_GRPO_DATA", "embedded:grpo")
+    own = {"model_name": str(model), "gpu_gib": TIERS[tier][0], "grpo_data": data}
+    profile = replace(PROFILES[tier], **own)
     for switch in switches:
         os.environ |= SWITCHES[switch][0]
         profile = replace(profile, **SWITCHES[switch][1])
