@@ -160,7 +160,7 @@ def test_a_run_is_added_once_and_shown_in_the_readme(tmp_path, monkeypatch):
     page = (tmp_path / "README.md").read_text()
     assert page.startswith("before\n") and page.endswith("\nafter\n")
     assert page.count("<details") == 3 and "My model" in page
-    assert results.filled(page) == page
+    assert results.filled("README.md", page) == page
 
 
 # --- The map --------------------------------------------------------------------------

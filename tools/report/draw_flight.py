@@ -5,17 +5,13 @@ docs/flight.html is one file that needs no network; notebook 05b shows it too.
 
 import json
 
-import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-
-from tools import ROOT, write_whole  # noqa: E402
-from tools.measure.flight import BETWEEN, FILE  # noqa: E402
-from tools.report import tables  # noqa: E402
-from tools.report.draw_results import IMAGES  # noqa: E402
+from tools import ROOT, write_whole
+from tools.measure.flight import BETWEEN, FILE
+from tools.report import tables
+from tools.report.draw_results import IMAGES
 
 PAGE = ROOT / "docs" / "flight.html"
 FORM = ROOT / "tools" / "report" / "flight.html"
@@ -84,7 +80,7 @@ def picture(step: dict):
     title = f"{step['prompt']} (true answer: {step['answer']})"
     width = 9 + max(len(title), *(len("".join(row)) for row in rows))
     size = np.array([width * WIDE, 2.2 * FONT * (len(rows) + 1)]) / 72  # in inches
-    fig = plt.figure(figsize=size)
+    fig = Figure(figsize=size)
     ax = fig.add_axes((0, 0, 1, 1), xlim=(-8, width - 8), ylim=(len(rows) - 0.5, -1.5))
     ax.axis("off")
     how = {"family": "DejaVu Sans Mono", "fontsize": FONT, "va": "center_baseline"}

@@ -23,17 +23,14 @@ GAINS = """run: {experiment} | what it is: {about} || seeds: {seeds}
 
 def gains(outcomes: list[dict]) -> list[dict]:
     """A row an experiment: means over its seeds, and what it changed, in points."""
-    runs = pd.DataFrame(outcomes)
+    runs, rows = pd.DataFrame(outcomes), []
     runs["gain"] = 100 * (runs["accuracy"] - runs["before"])
-    groups = runs.groupby(["experiment", "about"], sort=False)
-    means = groups[["before", "accuracy", "gain"]].mean()
-    gain = groups["gain"].agg(["size", "min", "max"])
-    spread = [
-        f"{row.min:+.1f} to {row.max:+.1f}" if row.size > 1 else "one seed"
-        for row in gain.itertuples()
-    ]
-    means = means.assign(seeds=gain["size"], spread=spread)
-    return means.reset_index().to_dict("records")
+    for (name, about), seeds in runs.groupby(["experiment", "about"], sort=False):
+        spread = f"{seeds['gain'].min():+.1f} to {seeds['gain'].max():+.1f}"
+        means = dict(seeds[["before", "accuracy", "gain"]].mean())
+        means["spread"] = spread if len(seeds) > 1 else "one seed"
+        rows.append({"experiment": name, "about": about, "seeds": len(seeds)} | means)
+    return rows
 
 
 def on_cpu() -> str:
@@ -285,24 +282,22 @@ def on_gpus() -> str:
     return "\n\n".join(parts) or "*Not measured yet.*"
 
 
-def filled(page: str) -> str:
-    """A page with the tables between its markers. ValueError if these are not there."""
-    page = tables.fill(page, "results", on_cpu())
-    page = tables.fill(page, "second-set", second_set())
-    return tables.fill(page, "gpu", on_gpus())
+PAGES = {  # what stands between the markers of each
+    "README.md": {"results": on_cpu, "second-set": second_set, "gpu": on_gpus},
+    "MAP.md": {"pass-rate": filtered},
+}
 
 
-def map_filled(page: str) -> str:
-    """The map with its table. ValueError if its markers are not there."""
-    return tables.fill(page, "pass-rate", filtered())
-
-
-PAGES = {"README.md": filled, "MAP.md": map_filled}
+def filled(name: str, page: str) -> str:
+    """A page with its tables. ValueError if the markers for them are not there."""
+    for marker, table in PAGES[name].items():
+        page = tables.fill(page, marker, table())
+    return page
 
 
 def main() -> None:
-    for name, fill in PAGES.items():
-        write_whole(ROOT / name, fill((ROOT / name).read_text()))
+    for name in PAGES:
+        write_whole(ROOT / name, filled(name, (ROOT / name).read_text()))
 
 
 if __name__ == "__main__":

@@ -154,8 +154,8 @@ def main() -> None:
     found = [f"{p.relative_to(root)} {w}" for p in both for w in problems(p)]
     for path, text in texts.items():
         found += [f"{path.relative_to(root)} {w}" for w in text_problems(text, path)]
-    for name, fill in results.PAGES.items():
-        if fill(texts[root / name]) != texts[root / name]:
+    for name in results.PAGES:
+        if results.filled(name, texts[root / name]) != texts[root / name]:
             found.append(f"{name} has an old results table: run `make results`")
     prose = [*texts.values(), *(path.read_text() for path in paths)]
     found += image_problems(root / "images", prose)
