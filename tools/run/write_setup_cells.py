@@ -73,15 +73,14 @@ def changes(root: Path = nbtools.ROOT) -> Iterator[tuple[Path, str]]:
             two = pair.replace("\n", " ")
             lines.append(f"| {path.stem.replace('_', ' ')} | {two} |")
         notebook = nbtools.read(path)
-        old, mine = nbtools.as_text(notebook), notebook.cells[1:3]
-        if [cell.metadata.get("tags") for cell in mine] == 2 * [[nbtools.SET_UP]]:
-            del notebook.cells[1:3]
-        else:
-            mine = [nbformat.v4.new_markdown_cell(), nbformat.v4.new_code_cell()]
+        old, cells = nbtools.as_text(notebook), notebook.cells
+        mine = [c for c in cells if c.metadata.get("tags") == [nbtools.SET_UP]]
+        rest = [cell for cell in cells if cell not in mine]
+        mine = mine or [nbformat.v4.new_markdown_cell(), nbformat.v4.new_code_cell()]
         sources = PROSE.format(badges=pair), CODE.format(**address(root))
         for cell, source in zip(mine, sources, strict=True):
             cell.source, cell.metadata["tags"] = source, [nbtools.SET_UP]
-        notebook.cells[1:1] = mine
+        notebook.cells = rest[:1] + mine + rest[1:]
         if (new := nbtools.as_text(notebook)) != old:
             yield path, new
     readme = root / "README.md"
