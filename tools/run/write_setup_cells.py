@@ -2,11 +2,9 @@
 
 The address stands in pyproject.toml under [tool.course]. After its title each notebook
 has a cell with its badges and a set-up cell, the same in all; both carry a tag, and the
-tools here never run them. `make badges` writes them and `make check` compares them;
-`make release-check` refuses an address that nobody has made their own.
+tools here never run them. `make badges` writes them and `make check` compares them.
 """
 
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,21 +87,6 @@ def changes(root: Path = nbtools.ROOT) -> Iterator[tuple[Path, str]]:
         yield readme, new
 
 
-def check_release(root: Path = nbtools.ROOT) -> None:
-    """SystemExit with one sentence while the address is the placeholder's."""
-    course = address(root)
-    if "/OWNER/" in course["repository"]:
-        sys.exit(
-            f"pyproject.toml has the address {course['repository']}: put your own for "
-            "OWNER, run `make badges`, and set the tag "
-            f"{course['reference']} on what you publish."
-        )
-    print(f"Readers will fetch {course['repository']} at {course['reference']}.")
-
-
 if __name__ == "__main__":
-    if "--release" in sys.argv:
-        check_release()
-    else:
-        for path, text in changes():
-            write_whole(path, text)
+    for path, text in changes():
+        write_whole(path, text)
