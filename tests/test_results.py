@@ -152,7 +152,6 @@ def test_a_run_is_added_once_and_shown_in_the_readme(tmp_path, monkeypatch):
     names = ("results", "second-set", "gpu")
     markers = [f"<!-- {m}:start -->\n<!-- {m}:end -->\n" for m in names]
     (tmp_path / "README.md").write_text("before\n" + "".join(markers) + "after\n")
-    (tmp_path / "MAP.md").write_text(markers[0].replace("results", "pass-rate"))
     for _ in range(2):
         gpu_run.main()
         counts = [len(tables.read(name)) for name in gpu_run.KEYS]
@@ -160,39 +159,7 @@ def test_a_run_is_added_once_and_shown_in_the_readme(tmp_path, monkeypatch):
     page = (tmp_path / "README.md").read_text()
     assert page.startswith("before\n") and page.endswith("\nafter\n")
     assert page.count("<details") == 3 and "My model" in page
-    assert results.filled("README.md", page) == page
-
-
-# --- The map --------------------------------------------------------------------------
-
-
-def test_the_map_pairs_each_filtered_run_with_the_course_of_its_seed(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    assert "Not measured" in results.filtered()
-    counts = {"n": 100, "gained": 10, "lost": 2}
-    rows, steps = [], []
-    for seed, right in ((1, 0.8), (2, 0.6), (3, 0.7)):
-        rows.append({"experiment": "course", "seed": seed, "accuracy": right})
-        after = {"seed": seed, "accuracy": right + 0.08} | counts
-        rows.append({"experiment": "pass-rate"} | after)
-        for name, share in (("course", 0.5), ("pass-rate", 0.75)):
-            steps += [{"experiment": name, "seed": seed, "step": 1, "zero_std": share}]
-    tables.write("experiments.json", rows)
-    tables.write("curves.csv", steps)
-    lines = results.filtered().splitlines()
-    cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines[2:]]
-    assert [row[:3] for row in cells] == [
-        ["1", "80.0%", "88.0%"],
-        ["2", "60.0%", "68.0%"],
-        ["3", "70.0%", "78.0%"],
-        ["all", "70.0%", "78.0%"],
-    ]
-    assert [row[4][:6] for row in cells] == ["+10 -2"] * 3 + ["+30 -6"]
-    assert {(row[5], row[6]) for row in cells} == {("50%", "75%")}
-    assert cells[0][3] == "+8.0 points (+0.8 to +14.9)"  # by the problems
-    assert cells[3][3] == "+8.0 points (+8.0 to +8.0)"  # the seeds agree
+    assert results.filled(page) == page
 
 
 # --- What is measured -----------------------------------------------------------------

@@ -193,6 +193,6 @@ def test_the_readme_links_to_the_second_set_as_long_as_it_is_there(executed):
     assert f"(real_model/{NAMES[1]})" in readme.read_text()
     assert "Real-1.5B" in readme.read_text()
     shutil.rmtree(results.SECOND_SET)
-    assert results.filled("README.md", readme.read_text()) != readme.read_text()
+    assert results.filled(readme.read_text()) != readme.read_text()
     results.main()
     assert "](real_model/" not in readme.read_text()

@@ -1,17 +1,16 @@
-"""Write the tables of README and MAP from results/: `make results`.
+"""Write the README's tables from results/: `make results`.
 
 No number is ever typed.
 """
 
 import json
-import math
 import re
 from collections.abc import Callable
 from typing import NamedTuple
 
 import pandas as pd
 
-from grpo_course.ground.statistics import mcnemar_p_value, paired_interval
+from grpo_course.ground.statistics import mcnemar_p_value
 from tools import ROOT, write_whole
 from tools.measure import bench, gpu_limits
 from tools.report import runs, tables
@@ -38,44 +37,6 @@ def on_cpu() -> str:
     stages = tables.markdown(runs.COLUMNS, tables.read("cpu.json"))
     outcomes = tables.read("experiments.json")
     return f"{stages}\n\n{tables.markdown(GAINS, gains(outcomes) if outcomes else [])}"
-
-
-RUN = ("experiment", "seed")
-T_OF_THREE = 4.303  # Student's t, 97.5 %, two degrees of freedom
-FILTERED = """seed: {seed} || course: {course:.1%} | filtered: {accuracy:.1%}
-| difference: {gain:+.1f} points ({low:+.1f} to {high:+.1f})
-| gained and lost: +{gained} -{lost} (p = {p:.2g})
-| groups without variance: {idle_course:.0%} | filtered: {idle:.0%}"""
-
-
-def filtered() -> str:
-    """The pass-rate filter beside the course: a row a seed, and one for all three.
-
-    Intervals of 95 %: of a seed by its problems, of all by the seeds (Student's t).
-    """
-    outcomes = {tables.key_of(r, RUN): r for r in tables.read("experiments.json")}
-    steps = pd.DataFrame(tables.read("curves.csv"), columns=[*RUN, "zero_std"])
-    idle = steps.groupby(list(RUN))["zero_std"].mean()
-    rows = []
-    for (name, seed), row in outcomes.items():
-        if name == "pass-rate":
-            gained, lost, n = row["gained"], row["lost"], row["n"]
-            low, high = (100 * end for end in paired_interval(gained, lost, n))
-            row |= {"gain": 100 * (gained - lost) / n, "low": low, "high": high}
-            row |= {"course": outcomes["course", seed]["accuracy"]}
-            row |= {"idle": idle[name, seed], "idle_course": idle["course", seed]}
-            rows.append(row)
-    if len(rows) == 3:
-        seeds = pd.DataFrame(rows)
-        means = dict(
-            seeds[["course", "accuracy", "gain", "idle", "idle_course"]].mean()
-        )
-        half = T_OF_THREE * seeds["gain"].std() / math.sqrt(3)
-        means |= {"low": means["gain"] - half, "high": means["gain"] + half}
-        rows.append({"seed": "all"} | means | dict(seeds[["gained", "lost"]].sum()))
-    for row in rows:
-        row["p"] = mcnemar_p_value(int(row["gained"]), int(row["lost"]))
-    return tables.markdown(FILTERED, rows)
 
 
 SECOND_SET = ROOT / "real_model"
@@ -282,22 +243,16 @@ def on_gpus() -> str:
     return "\n\n".join(parts) or "*Not measured yet.*"
 
 
-PAGES = {  # what stands between the markers of each
-    "README.md": {"results": on_cpu, "second-set": second_set, "gpu": on_gpus},
-    "MAP.md": {"pass-rate": filtered},
-}
-
-
-def filled(name: str, page: str) -> str:
-    """A page with its tables. ValueError if the markers for them are not there."""
-    for marker, table in PAGES[name].items():
+def filled(page: str) -> str:
+    """The README with its tables. ValueError if the markers for them are not there."""
+    parts = {"results": on_cpu, "second-set": second_set, "gpu": on_gpus}
+    for marker, table in parts.items():
         page = tables.fill(page, marker, table())
     return page
 
 
 def main() -> None:
-    for name in PAGES:
-        write_whole(ROOT / name, filled(name, (ROOT / name).read_text()))
+    write_whole(ROOT / "README.md", filled((ROOT / "README.md").read_text()))
 
 
 if __name__ == "__main__":
