@@ -1,7 +1,7 @@
 """The notebooks as a real model ran them: real_model/, the same cells, other outputs.
 
-    python -m tools.report.second_set add COURSE_HOME/executed [NUMBER ...]
-    python -m tools.report.second_set refresh        when the notebooks' prose changed
+    python -m tools.report.second_set COURSE_HOME/executed [NUMBER ...]    adds a run
+    python -m tools.report.second_set              when the notebooks' prose changed
 
 Both lay the outputs of a run over the cells that notebooks/ has now, so that there is
 no edited copy; `make check` compares the two sets. A cell below the title says what
@@ -140,13 +140,11 @@ def differences() -> list[str]:
         stale = [p for p, now in refreshed().items() if nbtools.read(p) != now]
     except (OSError, KeyError, ValueError) as problem:
         return [f"{place}/ has a notebook of no lesson, run or code: {problem}"]
-    how = "older prose than notebooks/: run `python -m tools.report.second_set refresh`"
+    how = "older prose than notebooks/: run `python -m tools.report.second_set`"
     return [f"{place}/{path.name} has {how}" for path in stale]
 
 
-def main(command: str = "", folder: str = "", *numbers: str) -> None:
-    if command not in ("add", "refresh") or (command == "add") != bool(folder):
-        sys.exit(__doc__.strip())
+def main(folder: str = "", *numbers: str) -> None:
     try:
         if folder:
             add(Path(folder).resolve(), numbers)
