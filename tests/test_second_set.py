@@ -162,11 +162,11 @@ def test_a_cell_may_leave_its_beginning_to_one_before_it(lessons, executed):
         notebook = nbtools.read(path)
         nbtools.code_cells(notebook)[-1].source = "x = 1\nx"
         nbtools.write(notebook, path)
-    second_set.main("add", str(executed))
+    second_set.main(str(executed))
     before = outputs(NAMES[1])
     nbtools.code_cells(notebook)[-1].source = "x"
     nbtools.write(notebook, lessons / NAMES[1])
-    second_set.main("refresh")
+    second_set.main()
     assert second_set.differences() == [] and outputs(NAMES[1]) == before
     told = nbtools.read(results.SECOND_SET / NAMES[1]).cells[1].source
     assert f"| {second_set.CHANGED} | `x` |" in told
