@@ -74,7 +74,8 @@ def changes(root: Path = nbtools.ROOT) -> Iterator[tuple[Path, str]]:
         old, cells = nbtools.as_text(notebook), notebook.cells
         mine = [c for c in cells if c.metadata.get("tags") == [nbtools.SET_UP]]
         rest = [cell for cell in cells if cell not in mine]
-        mine = mine or [nbformat.v4.new_markdown_cell(), nbformat.v4.new_code_cell()]
+        if len(mine) != 2:
+            mine = [nbformat.v4.new_markdown_cell(), nbformat.v4.new_code_cell()]
         sources = PROSE.format(badges=pair), CODE.format(**address(root))
         for cell, source in zip(mine, sources, strict=True):
             cell.source, cell.metadata["tags"] = source, [nbtools.SET_UP]
