@@ -83,7 +83,8 @@ badges: env  ## write badges and set-up cells for Colab and Kaggle, from pyproje
 	@$(RUN) -m tools.run.write_setup_cells
 
 release-check: env check  ## before publishing: `make check`, and whose address it is
-	@$(RUN) -m tools.run.write_setup_cells --release
+	@! grep '^repository.*/OWNER/' pyproject.toml || { echo "Put your own address for" \
+	  "OWNER there, run \`make badges\`, and set the tag on what you publish."; exit 1; }
 
 SWANLOG = $(patsubst ~/%,$(HOME)/%,$(or $(COURSE_HOME),course-home))/swanlog
 

@@ -111,7 +111,7 @@ def test_a_branch_copies_what_the_run_begins_with_and_no_more():
     (half / "rubbish").touch()  # a branch killed while it copied
     warm = {stage.name: stage for stage in stages.every_stage(COURSE.home)}["sft"]
     stages.write_metrics(warm, {"correct": [1, 1]})
-    tool.branch(RANDOM, "sft")
+    runs.copy_stages(COURSE.home, RANDOM.home, "sft")
     found = {stage.name: stage for stage in stages.every_stage(RANDOM.home)}
     assert found.keys() == {"base", "template", "sft"}
     assert found["sft"].measured == {"correct": [1, 1]}
@@ -122,7 +122,7 @@ def test_a_branch_leaves_the_stages_that_are_there():
     for stage in ("base", "template", "sft"):
         write_stage(COURSE, stage)
     own = write_stage(RANDOM, "sft", correct=(0, 0))
-    tool.branch(RANDOM, "sft")
+    runs.copy_stages(COURSE.home, RANDOM.home, "sft")
     assert RANDOM.manifest("sft")["metrics"]["correct"] == [0, 0]
     assert [path.name for path in own.iterdir()] == ["manifest.json"]
 

@@ -196,7 +196,9 @@ def test_the_page_has_every_run_and_hides_which_is_which():
     data = re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1]
     runs, recorded = json.loads(data), {r["experiment"]: r["steps"] for r in ROWS}
     shown = [run["steps"] for run in runs]
-    assert shown == [recorded[name] for name in draw_flight.DIAGNOSES]
+    slots = re.findall("{{([a-z-]+)}}", draw_flight.FORM.read_text())
+    assert shown == [recorded[name] for name in slots]
+    assert {*slots} == {*flight.RUNS}
     assert all(run["diagnosis"] for run in runs)
     assert not any(name in page for name in flight.RUNS if name != "course")
 

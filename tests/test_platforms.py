@@ -496,13 +496,14 @@ def test_publishing_is_a_change_of_the_address(project):
         assert old not in text and "github.com/me/course" in text
 
 
-def test_a_release_needs_an_address_of_its_own(project, capsys):
-    with pytest.raises(SystemExit, match="OWNER"):
-        write_setup_cells.check_release(project)
+def test_a_release_needs_an_address_of_its_own(project):
+    command = ["make", "-f", ROOT / "Makefile", "-o", "env", "-o", "check"]
+    command += ["release-check"]
+    refused = subprocess.run(command, cwd=project, capture_output=True, text=True)
+    assert refused.returncode and "run `make badges`" in refused.stdout
     path = project / "pyproject.toml"
     path.write_text(path.read_text().replace("/OWNER/", "/me/"))
-    write_setup_cells.check_release(project)
-    assert "github.com/me/" in capsys.readouterr().out
+    subprocess.run(command, cwd=project, check=True)
 
 
 def test_a_set_up_cell_is_not_executed_here_and_a_changed_one_is_found(project):

@@ -48,7 +48,7 @@ def write_home(folder: Path, usage=TOOK, seconds=(60.0, 2.0, 4.0, 3.0)) -> Path:
 
 def shown(name: str, rows: list[dict]) -> pd.DataFrame:
     """One of the README's GPU tables, read back from its Markdown."""
-    lines = results.GPU_TABLES[name].markdown(rows).partition("\n\n")[0].splitlines()
+    lines = results.on_gpus(name, rows).splitlines()
     heading, _, *body = ([c.strip() for c in s.strip("|").split("|")] for s in lines)
     return pd.DataFrame(body, columns=heading)  # an error if a line has other columns
 
@@ -118,7 +118,7 @@ def test_a_home_gives_a_row_for_each_stage_and_each_long_step(tmp_path):
     ways = [row["read as"] for row in rows["gpu-exports.json"]]
     assert ways == ["the adapter", "lora", "merged_16bit"]
     assert {row["model"] for table in rows.values() for row in table} == {"A model"}
-    assert list(shown("gpu-exports.json", rows["gpu-exports.json"])["read as"]) == ways
+    assert list(shown("gpu-exports", rows["gpu-exports.json"])["read as"]) == ways
 
 
 def test_the_last_stage_is_set_against_sft_problem_by_problem(tmp_path):
@@ -126,7 +126,7 @@ def test_the_last_stage_is_set_against_sft_problem_by_problem(tmp_path):
     assert [row["sampled"] for row in rows] == [0.4] * 3
     assert (rows[-1]["gained"], rows[-1]["lost"]) == (2, 1)
     old = {k: v for k, v in rows[0].items() if k != "sampled"}  # as once written
-    table = shown("gpu.json", [old, *rows])
+    table = shown("gpu", [old, *rows])
     assert list(table["accuracy, sampled"]) == ["-", "40.0%", "40.0%", "40.0%"]
     assert list(table.iloc[:, -1]) == ["-", "-", "-", "+2 -1 (p = 1)"]
 
@@ -136,7 +136,7 @@ def test_the_first_step_which_compiles_is_not_counted(tmp_path):
     assert grpo["step_s"] == 3.0
     assert grpo["tokens_per_s"] == pytest.approx(32 * 100 / 3, abs=1)
     assert grpo["to_first_step_s"] == 31.0 + 60.0
-    table = shown("gpu-usage.json", [grpo, TOOK | {"step": "sft"}])
+    table = shown("gpu-usage", [grpo, TOOK | {"step": "sft"}])
     assert list(table["start to first step (s)"]) == ["91", "-"]
 
 
@@ -149,50 +149,17 @@ def test_a_run_is_added_once_and_shown_in_the_readme(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "ROOT", tmp_path)
     monkeypatch.setattr(sys, "argv", ["gpu_run", "--name", "My model"])
     monkeypatch.setenv("COURSE_HOME", str(write_home(tmp_path / "home")))
-    names = ("results", "second-set", "gpu")
+    names = ("results", "second-set", *results.GPU_TABLES)
     markers = [f"<!-- {m}:start -->\n<!-- {m}:end -->\n" for m in names]
     (tmp_path / "README.md").write_text("before\n" + "".join(markers) + "after\n")
-    (tmp_path / "MAP.md").write_text(markers[0].replace("results", "pass-rate"))
     for _ in range(2):
         gpu_run.main()
         counts = [len(tables.read(name)) for name in gpu_run.KEYS]
         assert counts == [3, 2, 4, 3]
     page = (tmp_path / "README.md").read_text()
     assert page.startswith("before\n") and page.endswith("\nafter\n")
-    assert page.count("<details") == 3 and "My model" in page
+    assert page.count("My model") == 3 + 2 + 3  # gpu, gpu-usage and gpu-exports
     assert results.filled(page) == page
-
-
-# --- The map --------------------------------------------------------------------------
-
-
-def test_the_map_pairs_each_filtered_run_with_the_course_of_its_seed(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    assert "Not measured" in results.filtered()
-    counts = {"n": 100, "gained": 10, "lost": 2}
-    rows, steps = [], []
-    for seed, right in ((1, 0.8), (2, 0.6), (3, 0.7)):
-        rows.append({"experiment": "course", "seed": seed, "accuracy": right})
-        after = {"seed": seed, "accuracy": right + 0.08} | counts
-        rows.append({"experiment": "pass-rate"} | after)
-        for name, share in (("course", 0.5), ("pass-rate", 0.75)):
-            steps += [{"experiment": name, "seed": seed, "step": 1, "zero_std": share}]
-    tables.write("experiments.json", rows)
-    tables.write("curves.csv", steps)
-    lines = results.filtered().splitlines()
-    cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines[2:]]
-    assert [row[:3] for row in cells] == [
-        ["1", "80.0%", "88.0%"],
-        ["2", "60.0%", "68.0%"],
-        ["3", "70.0%", "78.0%"],
-        ["all", "70.0%", "78.0%"],
-    ]
-    assert [row[4][:6] for row in cells] == ["+10 -2"] * 3 + ["+30 -6"]
-    assert {(row[5], row[6]) for row in cells} == {("50%", "75%")}
-    assert cells[0][3] == "+8.0 points (+0.8 to +14.9)"  # by the problems
-    assert cells[3][3] == "+8.0 points (+8.0 to +8.0)"  # the seeds agree
 
 
 # --- What is measured -----------------------------------------------------------------
@@ -200,7 +167,7 @@ def test_the_map_pairs_each_filtered_run_with_the_course_of_its_seed(
 
 def test_a_variant_that_failed_is_a_row_as_well():
     good = {"variant": "ours", "completions": 32, "step_s": 6.1, "tokens_per_s": 2600}
-    table = shown("gpu-throughput.json", [good, {"variant": "x", "error": "why"}])
+    table = shown("gpu-throughput", [good, {"variant": "x", "error": "why"}])
     assert list(table["seconds a step"]) == ["6.10", ""] and "why" in set(table.loc[1])
 
 
@@ -224,7 +191,7 @@ def test_a_course_is_a_line_and_one_held_to_less_memory_another():
     row = {"machine": "A GPU", "profile": "a100", "model": "m", "start": "cold"}
     rows = [row | {"notebook": f"0{n}_x", "seconds": 10.0 * n} for n in range(1, 7)]
     rows[4]["to_first_step_s"] = 91.0
-    table = shown("gpu-course.json", [*rows, rows[0] | {"gib_held": 22.0}])
+    table = shown("gpu-course", [*rows, rows[0] | {"gib_held": 22.0}])
     assert list(table["machine"]) == ["A GPU", "A GPU, held to 22 GiB"]
     assert list(table["03"]) == ["30", "-"] and list(table["01 to 06"]) == ["210", "-"]
     assert list(table["start of 05 to first step"]) == ["91", "-"]
@@ -236,7 +203,7 @@ def test_a_rate_is_a_share_of_what_its_own_gpu_could_do():
     ideal |= {"tokens_per_s": 4000} | limits
     row = {"variant": "ours", "completions": 32, "step_s": 6.1, "tokens_per_s": 2600}
     rows = [ideal, row | {"machine": "A GPU"}, row | {"machine": "Another"}]
-    _, same, other = shown("gpu-throughput.json", rows)["of the ideal"]
+    _, same, other = shown("gpu-throughput", rows)["of the ideal"]
     assert "%" in same and other == "-"
 
 

@@ -68,7 +68,7 @@ def test_without_a_second_set_all_is_well(lessons):
 
 
 def test_a_run_becomes_clean_notebooks_with_the_lessons_cells(lessons, executed):
-    second_set.main("add", str(executed))
+    second_set.main(str(executed))
     assert second_set.differences() == []
     for name in NAMES:
         path = results.SECOND_SET / name
@@ -85,7 +85,7 @@ def test_a_run_becomes_clean_notebooks_with_the_lessons_cells(lessons, executed)
 
 
 def test_the_cell_below_the_title_tells_the_run_and_links_to_the_lesson(executed):
-    second_set.main("add", str(executed))
+    second_set.main(str(executed))
     told = nbtools.read(results.SECOND_SET / NAMES[0]).cells[1].source
     for fact in ("Real-1.5B", "A GPU", "a100", "COURSE_GRPO_STEPS=7"):
         assert fact in told
@@ -100,32 +100,32 @@ def test_links_lead_to_the_second_set_where_it_has_the_notebook(lessons, execute
         0
     ].source += f"\n[next]({NAMES[1]}#part) [web](https://a.org/{NAMES[1]})"
     nbtools.write(notebook, lessons / NAMES[0])
-    second_set.main("add", str(executed), "01")
+    second_set.main(str(executed), "01")
     path = results.SECOND_SET / NAMES[0]
     assert [p.name for p in results.SECOND_SET.iterdir()] == [NAMES[0]]
     assert f"(../notebooks/{NAMES[1]}#part)" in nbtools.read(path).cells[0].source
-    second_set.main("add", str(executed), "02")
+    second_set.main(str(executed), "02")
     source = nbtools.read(path).cells[0].source
     assert f"({NAMES[1]}#part)" in source and f"(https://a.org/{NAMES[1]})" in source
     assert check_notebooks.problems(path) == []
 
 
 def test_new_prose_asks_for_a_refresh_which_keeps_the_outputs(lessons, executed):
-    second_set.main("add", str(executed))
+    second_set.main(str(executed))
     before = outputs(NAMES[1])
     notebook = nbtools.read(lessons / NAMES[1])
     notebook.cells[0].source += "\n\nBetter prose."
     nbtools.write(notebook, lessons / NAMES[1])
     (found,) = second_set.differences()
-    assert NAMES[1] in found and "refresh" in found
-    second_set.main("refresh")
+    assert NAMES[1] in found and "second_set" in found
+    second_set.main()
     assert second_set.differences() == [] and outputs(NAMES[1]) == before
     second = nbtools.read(results.SECOND_SET / NAMES[1])
     assert second.cells[0].source.endswith("Better prose.")
 
 
 def test_an_edited_copy_is_found(executed):
-    second_set.main("add", str(executed))
+    second_set.main(str(executed))
     path = results.SECOND_SET / NAMES[0]
     notebook = nbtools.read(path)
     notebook.cells[4].source += "\n"
@@ -134,11 +134,11 @@ def test_an_edited_copy_is_found(executed):
 
 
 def test_outputs_of_other_code_are_refused(lessons, executed):
-    second_set.main("add", str(executed), "02")
+    second_set.main(str(executed), "02")
     notebook = nbtools.read(lessons / NAMES[1])
     nbtools.code_cells(notebook)[2].source += "  # changed"
     nbtools.write(notebook, lessons / NAMES[1])
-    for arguments in (("add", str(executed)), ("refresh",)):
+    for arguments in ((str(executed),), ()):
         with pytest.raises(SystemExit, match=NAMES[1]):
             second_set.main(*arguments)
     assert not (results.SECOND_SET / NAMES[0]).exists()  # all or none
@@ -146,13 +146,13 @@ def test_outputs_of_other_code_are_refused(lessons, executed):
 
 
 def test_changed_code_without_an_output_is_told_for_good(lessons, executed):
-    second_set.main("add", str(executed))
+    second_set.main(str(executed))
     for number, name in enumerate(("first", "second")):
         notebook = nbtools.read(lessons / NAMES[1])
         silent = [c for c in nbtools.code_cells(notebook) if not c.outputs]
         silent[number].source = f"{name} = 1"
         nbtools.write(notebook, lessons / NAMES[1])
-        second_set.main("refresh")
+        second_set.main()
     told = nbtools.read(results.SECOND_SET / NAMES[1]).cells[1].source
     assert f"| {second_set.CHANGED} | `first = 1`, `second = 1` |" in told
 
@@ -162,11 +162,11 @@ def test_a_cell_may_leave_its_beginning_to_one_before_it(lessons, executed):
         notebook = nbtools.read(path)
         nbtools.code_cells(notebook)[-1].source = "x = 1\nx"
         nbtools.write(notebook, path)
-    second_set.main("add", str(executed))
+    second_set.main(str(executed))
     before = outputs(NAMES[1])
     nbtools.code_cells(notebook)[-1].source = "x"
     nbtools.write(notebook, lessons / NAMES[1])
-    second_set.main("refresh")
+    second_set.main()
     assert second_set.differences() == [] and outputs(NAMES[1]) == before
     told = nbtools.read(results.SECOND_SET / NAMES[1]).cells[1].source
     assert f"| {second_set.CHANGED} | `x` |" in told
@@ -177,18 +177,18 @@ def test_a_run_that_stopped_early_is_refused(executed):
     nbtools.code_cells(notebook)[-1].execution_count = None
     nbtools.write(notebook, executed / NAMES[0])
     with pytest.raises(SystemExit, match="end"):
-        second_set.main("add", str(executed))
+        second_set.main(str(executed))
 
 
 @pytest.mark.parametrize("gone", ["stages", "executed"])
 def test_a_run_that_tells_nothing_is_refused(executed, gone):
     shutil.rmtree(executed.parent / gone)
     with pytest.raises(SystemExit, match=f"{executed.parent}"):
-        second_set.main("add", str(executed))
+        second_set.main(str(executed))
 
 
 def test_the_readme_links_to_the_second_set_as_long_as_it_is_there(executed):
-    second_set.main("add", str(executed), "02")
+    second_set.main(str(executed), "02")
     readme = results.ROOT / "README.md"
     assert f"(real_model/{NAMES[1]})" in readme.read_text()
     assert "Real-1.5B" in readme.read_text()

@@ -194,10 +194,10 @@ def test_each_picture_is_shown_and_small(tmp_path):
     folder.mkdir()
     (folder / "a.png").write_bytes(b"x")
     text = "![A picture.](../images/a.png)"
-    assert check_notebooks.image_problems(folder, [text]) == []
-    assert len(check_notebooks.image_problems(folder, ["nothing"])) == 1
+    assert [*check_notebooks.image_problems(folder, [text])] == []
+    assert len([*check_notebooks.image_problems(folder, ["nothing"])]) == 1
     (folder / "a.png").write_bytes(b"x" * 200_001)
-    assert len(check_notebooks.image_problems(folder, [text])) == 1
+    assert len([*check_notebooks.image_problems(folder, [text])]) == 1
 
 
 def test_large_notebooks_and_images_are_refused(notebook):

@@ -22,13 +22,13 @@ CPU = PROFILES["cpu"]
 
 @dataclass(frozen=True)
 class Experiment:
-    """What its runs change (COURSE_* variables), where they begin, what they do.
+    """What its runs change (fields of the profile), where they begin, what they do.
 
     start: the stage of the course that they begin with; None: from nothing.
     """
 
     about: str
-    settings: dict[str, str] = field(default_factory=dict)
+    changes: dict[str, object] = field(default_factory=dict)
     start: str | None = "sft"
     notebooks: tuple[str, ...] = ("05",)
     seeds: tuple[int, ...] = SEEDS
@@ -39,11 +39,15 @@ class Experiment:
         return STAGE_OF[self.notebooks[-1]] if self.notebooks else None
 
 
-def changed(about: str, seeds: tuple[int, ...] = SEEDS, **settings) -> Experiment:
-    """GRPO from the course's warm-up, with other values of some profile fields."""
-    variables = {f"COURSE_{name.upper()}": str(v) for name, v in settings.items()}
-    return Experiment(about, variables, seeds=seeds)
-
+RATE = CPU.grpo_learning_rate
+MORE_SFT = {"sft_data": "{home}/further.jsonl", "sft_epochs": 1}
+MORE_SFT |= {"sft_examples": CPU.grpo_steps * CPU.grpo_generation_batch}
+MORE_SFT |= {"sft_batch_size": CPU.grpo_generation_batch}
+NO_WARM_UP = {"train_anyway": True, "sft_learning_rate": 1e-12, "sft_examples": 8}
+NO_WARM_UP |= {"sft_epochs": 1, "sft_warmup_steps": 0}  # else the one step has rate 0
+CUT = {"max_completion_length": 32, "train_anyway": True}
+DR_GRPO = {"loss_type": "dr_grpo", "scale_rewards": "none"}
+ONE = {"seeds": (3407,)}  # enough to see the signs
 
 # Its order is the order in which runs are started.
 EXPERIMENTS = {
@@ -51,58 +55,38 @@ EXPERIMENTS = {
         "the course as it is", start=None, notebooks=("01", "02", "03", "05")
     ),
     # Controls: rewards that know nothing of the answer, and more of the warm-up
-    "format": changed("pays for the format only", reward="format"),
-    "random": changed("throws a coin", reward="random"),
+    "format": Experiment("pays for the format only", {"reward": "format"}),
+    "random": Experiment("throws a coin", {"reward": "random"}),
     "sft-more": Experiment(
         "SFT goes on instead of GRPO, with as many steps and examples",
-        {
-            "COURSE_SFT_DATA": "{home}/further.jsonl",
-            "COURSE_SFT_EXAMPLES": str(CPU.grpo_steps * CPU.grpo_generation_batch),
-            "COURSE_SFT_EPOCHS": "1",
-            "COURSE_SFT_BATCH_SIZE": str(CPU.grpo_generation_batch),
-        },
+        MORE_SFT,
         notebooks=("03",),
     ),
     # A reward that can be cheated, and the same one mended (notebook 04)
-    "flawed": changed("a reward that can be cheated", reward="flawed"),
-    "fixed": changed("the same reward, mended", reward="fixed"),
+    "flawed": Experiment("a reward that can be cheated", {"reward": "flawed"}),
+    "fixed": Experiment("the same reward, mended", {"reward": "fixed"}),
     # Ablations, one setting at a time; the completions per step stay the same
-    "group-4": changed("groups of 4", num_generations=4),
-    "group-16": changed("groups of 16", num_generations=16),
-    "rate-third": changed(
-        "a third of the rate", grpo_learning_rate=CPU.grpo_learning_rate / 3
-    ),
-    "rate-triple": changed(
-        "three times the rate", grpo_learning_rate=CPU.grpo_learning_rate * 3
-    ),
-    "loss-grpo": changed("each completion counts the same", loss_type="grpo"),
-    "loss-dr_grpo": changed(
-        "no division by length or std", loss_type="dr_grpo", scale_rewards="none"
-    ),
+    "group-4": Experiment("groups of 4", {"num_generations": 4}),
+    "group-16": Experiment("groups of 16", {"num_generations": 16}),
+    "rate-third": Experiment("a third of the rate", {"grpo_learning_rate": RATE / 3}),
+    "rate-triple": Experiment("three times the rate", {"grpo_learning_rate": RATE * 3}),
+    "loss-grpo": Experiment("each completion counts the same", {"loss_type": "grpo"}),
+    "loss-dr_grpo": Experiment("no division by length or std", DR_GRPO),
     # Choosing problems (MAP.md): as many samples as the training itself takes
-    "pass-rate": changed("only problems solved sometimes, of 4 tries", pass_samples=4),
-    # Sick on purpose; one seed is enough to see the signs
-    "sick-rate": changed(
-        "ten times the rate", (3407,), grpo_learning_rate=CPU.grpo_learning_rate * 10
+    "pass-rate": Experiment(
+        "only problems solved sometimes, of 4 tries", {"pass_samples": 4}
     ),
-    "sick-limit": changed(
-        "completions cut after 32 tokens",
-        (3407,),
-        max_completion_length=32,
-        train_anyway=True,
+    # Sick on purpose
+    "sick-rate": Experiment(
+        "ten times the rate", {"grpo_learning_rate": RATE * 10}, **ONE
     ),
+    "sick-limit": Experiment("completions cut after 32 tokens", CUT, **ONE),
     "sick-cold": Experiment(
         "no warm-up: SFT at a rate that changes nothing",
-        {
-            "COURSE_TRAIN_ANYWAY": "true",
-            "COURSE_SFT_LEARNING_RATE": "1e-12",
-            "COURSE_SFT_EXAMPLES": "8",
-            "COURSE_SFT_EPOCHS": "1",
-            "COURSE_SFT_WARMUP_STEPS": "0",  # else the one step has rate 0
-        },
+        NO_WARM_UP,
         start="template",
         notebooks=("03", "05"),
-        seeds=(3407,),
+        **ONE,
     ),
     # How often is one of k samples right?
     "pass-at-k": Experiment(
@@ -141,21 +125,17 @@ class Run:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment of its notebooks, with its own settings."""
-        settings = {n: v.format(home=self.home) for n, v in self.plan.settings.items()}
-        own = {"COURSE_HOME": str(self.home), "COURSE_SEED": str(self.seed)}
-        usual = {"COURSE_REWARD": "course"} | self.own_data()
-        return os.environ | usual | settings | own
-
-    def own_data(self) -> dict[str, str]:
-        """The data of its seed; that of one seed comes with the course."""
-        if self.seed == tiny_rows.SEED:
-            return {}
-        folder = HOME / "rows" / str(self.seed)
-        if not folder.is_dir():
-            tiny_rows.write_rows(folder, self.seed)
-        names = {"COURSE_SFT_DATA": "sft", "COURSE_GRPO_DATA": "grpo"}
-        return {name: str(folder / f"{file}.jsonl") for name, file in names.items()}
+        """The environment of its notebooks: its own settings, and the seed's own data
+        (that of one seed comes with the course)."""
+        values = {"reward": "course"}
+        if self.seed != tiny_rows.SEED:
+            folder = HOME / "rows" / str(self.seed)
+            if not folder.is_dir():
+                tiny_rows.write_rows(folder, self.seed)
+            values |= {f"{n}_data": folder / f"{n}.jsonl" for n in ("sft", "grpo")}
+        values |= self.plan.changes | {"home": self.home, "seed": self.seed}
+        texts = {n: str(v).replace("{home}", str(self.home)) for n, v in values.items()}
+        return os.environ | {f"COURSE_{n.upper()}": text for n, text in texts.items()}
 
     @property
     def counts(self) -> Path:

@@ -18,8 +18,7 @@ import numpy as np
 
 from tools import write_whole
 from tools.measure import experiments
-from tools.measure.run_experiments import branch
-from tools.report import tables
+from tools.report import runs, tables
 from tools.run import nbtools, run_course, try_it
 
 FILE = "flight.json"
@@ -44,7 +43,7 @@ def fly(flight: Flight) -> list[dict]:
         sys.exit(f"{flight.name} needs a warm-up first: run `make seeds`.")
     shutil.rmtree(flight.home, ignore_errors=True)
     os.environ |= flight.environment | {"MPLBACKEND": "Agg"}
-    branch(flight, start)
+    runs.copy_stages(flight.course.home, flight.home, start)
     with run_course.guarded(flight.home) as run:
         for number in flight.plan.notebooks[:-1] if flight.plan.start else ():
             (path,) = nbtools.FOLDER.glob(f"{number}_*.ipynb")

@@ -1,6 +1,8 @@
 """What a GRPO step would take if nothing but the GPU's own limits counted."""
 
-from grpo_course.ground import memory
+from types import SimpleNamespace
+
+from grpo_course.ground import cards, memory
 from tools.measure.random_model import SIZES
 
 TOKENS, PROMPT = 512, 128  # of a completion; of a prompt, roughly
@@ -35,14 +37,11 @@ def ideal_step(
     point operations a weight and token: 2 forward, 2 once more for the checkpoints, and
     2 backward, half of the usual, because frozen weights need no gradient.
     """
-    config = SIZES["8b"]
-    hidden, layers = config["hidden_size"], config["num_hidden_layers"]
-    width, inside = config["head_dim"], config["intermediate_size"]
-    heads = config["num_attention_heads"] + config["num_key_value_heads"]
-    layer = 2 * heads * width * hidden + 3 * hidden * inside
+    config = SimpleNamespace(**SIZES["8b"])
+    layers, width = config.num_hidden_layers, config.head_dim
     # The embedding is a look-up; the head is not.
-    weights = layers * layer + config["vocab_size"] * hidden
-    cache = 4 * layers * config["num_key_value_heads"] * width  # bytes a token
+    weights = cards.weights(config)[1] - config.vocab_size * config.hidden_size
+    cache = 4 * layers * config.num_key_value_heads * width  # bytes a token
     read = 2 * weights + completions * cache * (PROMPT + TOKENS / 2)
     generating = TOKENS * read / (bandwidth_tb_per_s * 1e12)
     operations = 6 * weights * completions * (PROMPT + TOKENS)

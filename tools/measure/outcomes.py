@@ -2,7 +2,7 @@
 
 import json
 import os
-import platform
+import re
 from pathlib import Path
 
 from grpo_course.ground import statistics
@@ -27,17 +27,16 @@ def collect() -> None:
     GRPO. pass-at-k.json: how many of each problem's samples were right (a list).
     samples.json: what the first seed's runs answered to a few problems, greedily.
     """
-    new = {name: [] for name in KEYS}
+    new, order = {name: [] for name in KEYS}, {}
     for run in all_runs():
         key = {"experiment": run.experiment, "seed": run.seed}
+        order[run.experiment, run.seed] = len(order)
         if run.experiment == "course":
             new["cpu.json"] += runs.evaluated(run.home)
         if not run.plan.makes and run.finished():
             row = {"seed": run.seed, "samples": PASS_SAMPLES}
-            counts = json.loads(run.counts.read_text())
-            new["pass-at-k.json"] += [
-                row | {"stage": s, "right": counts[s]} for s in counts
-            ]
+            for stage, right in json.loads(run.counts.read_text()).items():
+                new["pass-at-k.json"].append(row | {"stage": stage, "right": right})
         last = run.manifest(run.plan.makes or "")
         first = (run if run.plan.makes == "grpo" else run.course).manifest("sft")
         if last and first:
@@ -46,15 +45,14 @@ def collect() -> None:
             new["curves.csv"] += [key | runs.logged(e) for e in told["log_history"]]
             if run.seed == SEEDS[0]:
                 new["samples.json"] += [key | sample for sample in told["samples"]]
-    order = [(run.experiment, run.seed) for run in all_runs()]
 
-    def place(row: dict) -> tuple[str, int]:
-        return row.get("experiment", "course"), row["seed"]
+    def place(row: dict) -> int | None:
+        return order.get((row.get("experiment", "course"), row["seed"]))
 
     for name, key in KEYS.items():
         rows = tables.merged(tables.read(name), new[name], key)
-        rows = [row for row in rows if place(row) in order]
-        tables.write(name, sorted(rows, key=lambda row: order.index(place(row))))
+        rows = [row for row in rows if place(row) is not None]
+        tables.write(name, sorted(rows, key=place))
 
 
 def outcome(run: Run, before: dict, last: dict) -> dict:
@@ -81,8 +79,5 @@ def outcome(run: Run, before: dict, last: dict) -> dict:
 
 def machine() -> str:
     """The name of the processor, and its threads."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
+    name = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())[1]
     return f"{name}, {os.cpu_count()} threads"

@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from grpo_course.gauges import evaluation
@@ -31,6 +30,7 @@ from tools.measure.experiments import (
     Run,
     all_runs,
 )
+from tools.report import runs
 from tools.run import nbtools, run_course
 from tools.tiny import rows as tiny_rows
 
@@ -46,7 +46,7 @@ def execute(run: Run) -> None:
     if run.experiment == "sft-more":
         prepare_more_sft(run)
     elif run.plan.start:
-        branch(run, run.plan.start)
+        runs.copy_stages(run.course.home, run.home, run.plan.start)
     with run_course.guarded(run.home) as notebook:
         if run.finished():  # by another process that had begun it
             return
@@ -64,20 +64,6 @@ def is_there(stage: str) -> bool:
         return False
 
 
-def branch(run: Run, until: str) -> None:
-    """Give a run the course's stages up to one, each of them whole or absent."""
-    wanted = stages.ORDER[: stages.ORDER.index(until) + 1]
-    for stage in stages.every_stage(run.course.home):
-        place = run.home / "stages" / stage.path.name
-        if stage.name in wanted and not place.exists():
-            copy = place.with_name(f".{stage.name}.copy")
-            shutil.rmtree(copy, ignore_errors=True)  # what a killed run left
-            shutil.copytree(stage.path, copy)
-            if stage.measured is not None:
-                stages.write_metrics(replace(stage, path=place), stage.measured)
-            copy.rename(place)
-
-
 def prepare_more_sft(run: Run) -> None:
     """Let notebook 03 begin where it ended: with the warmed-up adapter, on other rows.
 
@@ -85,7 +71,7 @@ def prepare_more_sft(run: Run) -> None:
     evaluation, and further rows of the embedded data go to a file.
     """
     write_further_rows(run.home / "further.jsonl", run.seed, count=2000)
-    branch(run, "base")
+    runs.copy_stages(run.course.home, run.home, "base")
     warm = {stage.name: stage for stage in stages.every_stage(run.course.home)}["sft"]
     profile = load_profile(run.environment)
     base = stages.open_stage("base", profile)

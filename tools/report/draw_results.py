@@ -1,14 +1,10 @@
 """Draw the pictures in images/ from the tables in results/: `make results`."""
 
-import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt  # noqa: E402
-import pandas as pd  # noqa: E402
-
-from tools import ROOT  # noqa: E402
-from tools.report import results, tables  # noqa: E402
+from tools import ROOT
+from tools.report import results, tables
 
 IMAGES = ROOT / "images"
 STAGE_COLOURS = {"native": "#bab0ac", "base": "#bab0ac"}
@@ -39,13 +35,8 @@ def draw_styles(ax, curves: pd.DataFrame) -> None:
     means = course.groupby("step").mean(numeric_only=True)
     means = means[[f"style_{style}" for style in STYLE_COLOURS]]
     shares = means.rolling(5, min_periods=1, center=True).mean()
-    ax.stackplot(
-        shares.index,
-        shares.T,
-        labels=STYLE_COLOURS,
-        colors=STYLE_COLOURS.values(),
-        alpha=0.9,
-    )
+    colours = {"labels": STYLE_COLOURS, "colors": STYLE_COLOURS.values()}
+    ax.stackplot(shares.index, shares.T, alpha=0.9, **colours)
     ax.set(xlabel="step of GRPO", xlim=(1, shares.index.max()), ylim=(0, 1))
     ax.set_title("how the working is written")
     ax.legend(loc="center right", fontsize=8)
@@ -71,9 +62,8 @@ SIGNS |= {"tokens": "tokens", "clipped": "cut off", "entropy": "entropy\n(nats)"
 
 def draw_sick_runs(curves: pd.DataFrame):
     """A column a run, a row a logged number, means over three steps: a figure."""
-    fig, axes = plt.subplots(
-        len(SIGNS), len(SICK), figsize=(11, 9), sharex=True, sharey="row"
-    )
+    fig = Figure(figsize=(11, 9))
+    axes = fig.subplots(len(SIGNS), len(SICK), sharex=True, sharey="row")
     for column, name in zip(axes.T, SICK, strict=True):
         run = curves[(curves["experiment"] == name) & (curves["seed"] == 3407)]
         run = run.set_index("step").rolling(3, min_periods=1, center=True)
@@ -97,7 +87,8 @@ ABLATIONS = {
 
 def draw_ablations(outcomes: pd.DataFrame):
     """Accuracy after GRPO, a dot a run, with its 95 % interval: a figure."""
-    fig, axes = plt.subplots(1, len(ABLATIONS), figsize=(11, 3.2), sharey=True)
+    fig = Figure(figsize=(11, 3.2))
+    axes = fig.subplots(1, len(ABLATIONS), sharey=True)
     for ax, (title, names) in zip(axes, ABLATIONS.items(), strict=True):
         for place, name in enumerate(names):
             runs = outcomes[outcomes["experiment"] == name]
@@ -126,7 +117,8 @@ PARTS |= {"loss, backward": "#54a24b", "the rest": "#bab0ac"}
 
 def draw_trials(trials: pd.DataFrame):
     """Held-out accuracy of a real model before training and after each trial."""
-    fig, ax = plt.subplots(figsize=(8, 4.2))
+    fig = Figure(figsize=(8, 4.2))
+    ax = fig.subplots()
     held_out = trials.query("problems == 'held-out'").set_index("trial")
     for place, name in enumerate(reversed(TRIALS)):
         row = held_out.loc[name]
@@ -143,14 +135,14 @@ def draw_collapse(curves: pd.DataFrame):
     """The trial that collapsed beside a healthy one: what showed it, and when."""
     signs = {"right": "right completions (share)", "grad_norm": "gradient's norm"}
     signs["unseen_tokens"] = "tokens a completion\nthat the loss did not see"
-    fig, axes = plt.subplots(1, len(signs), figsize=(11, 2.8))
+    fig = Figure(figsize=(11, 2.8))
+    axes = fig.subplots(1, len(signs))
     for ax, (column, title) in zip(axes, signs.items(), strict=True):
         for name, colour in (("B", "#54a24b"), ("A", "#e45756")):
             curve = curves[curves["trial"] == name].set_index("step")[column]
             ax.plot(curve, color=colour, label=f"trial {name}")
-        ax.set(
-            title=title, xlabel="step", yscale="linear" if ax is axes[0] else "symlog"
-        )
+        scale = "linear" if ax is axes[0] else "symlog"
+        ax.set(title=title, xlabel="step", yscale=scale)
     axes[0].legend()
     return fig
 
@@ -160,7 +152,8 @@ def draw_time(curves: pd.DataFrame):
     told = results.timeline(curves.to_dict("records"))
     seconds = {row["part"]: row["seconds"] for row in told}
     seconds["the rest"] += seconds["rewards"]
-    fig, ax = plt.subplots(figsize=(9, 1.7))
+    fig = Figure(figsize=(9, 1.7))
+    ax = fig.subplots()
     start = 0.0
     for part, colour in PARTS.items():
         ax.barh(0, seconds[part], left=start, color=colour)
@@ -183,7 +176,8 @@ def save(fig, name: str) -> None:
 def main() -> None:
     names = ("cpu.json", "experiments.json", "curves.csv")
     table, outcomes, curves = (pd.DataFrame(tables.read(name)) for name in names)
-    fig, axes = plt.subplots(1, 3, figsize=(13, 3.4))
+    fig = Figure(figsize=(13, 3.4))
+    axes = fig.subplots(1, 3)
     draw_stages(axes[0], table)
     draw_styles(axes[1], curves)
     draw_controls(axes[2], outcomes)

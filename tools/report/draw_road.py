@@ -3,14 +3,10 @@
 `make results` writes them to images/; every notebook opens with its one.
 """
 
-import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
 
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.patches import FancyBboxPatch  # noqa: E402
-
-from tools import ROOT  # noqa: E402
+from tools import ROOT
 
 STOPS = {  # what a notebook is about, and the stage it leaves behind
     "00": ("why GRPO", ""),
@@ -26,16 +22,18 @@ ROUND = "round,pad=0.03,rounding_size=0.08"
 LIT, PASSED, AHEAD = "#54a24b", "#d5e8d2", "#eeeeee"
 
 
-def draw(here: str):
-    """The road as a figure: what lies behind, the stop `here`, and what comes."""
+def draw(here: str) -> Figure:
+    """The road: what lies behind, the stop `here`, and what comes."""
     stops = STOPS | {n: stop for n, stop in BEYOND.items() if n == here}
-    fig, ax = plt.subplots(figsize=(9, 1.15))
+    fig = Figure(figsize=(9, 1.15))
+    ax = fig.add_axes((0, 0, 1, 1), xlim=(0, len(stops)), ylim=(0, 1))
+    ax.axis("off")
+    centre = {"ha": "center", "va": "center"}
     for place, (number, (title, stage)) in enumerate(stops.items()):
         colour = LIT if number == here else PASSED if number < here else AHEAD
         corner = (place + 0.09, 0.3)
         ax.add_patch(FancyBboxPatch(corner, 0.76, 0.62, color=colour, boxstyle=ROUND))
         lit = {"color": "white", "weight": "bold"} if number == here else {}
-        centre = {"ha": "center", "va": "center"}
         ax.text(place + 0.47, 0.72, number, fontsize=11, **centre, **lit)
         ax.text(place + 0.47, 0.45, title, fontsize=9, **centre, **lit)
         if place:
@@ -44,20 +42,10 @@ def draw(here: str):
         if stage:
             below = {"fontsize": 7, "color": "#666666"} | centre
             ax.text(place + 0.47, 0.1, f"stage {stage}", **below)
-    ax.set(xlim=(0, len(stops)), ylim=(0, 1))
-    ax.axis("off")
-    fig.subplots_adjust(0, 0, 1, 1)
     return fig
 
 
-def main() -> None:
-    folder = ROOT / "images"
-    folder.mkdir(exist_ok=True)
-    for number in STOPS | BEYOND:
-        fig = draw(number)
-        fig.savefig(folder / f"road_{number}.png", dpi=90, metadata={"Software": None})
-        plt.close(fig)
-
-
 if __name__ == "__main__":
-    main()
+    for number in STOPS | BEYOND:
+        path = ROOT / "images" / f"road_{number}.png"
+        draw(number).savefig(path, dpi=90, metadata={"Software": None})

@@ -37,7 +37,7 @@ def main() -> None:
     for name, key in KEYS.items():
         tables.add(name, found[name], key)
     results.main()
-    print(results.GPU_TABLES["gpu.json"].markdown(found["gpu.json"]))
+    print(results.on_gpus("gpu", found["gpu.json"]))
 
 
 def collect(home: Path, name: str | None = None) -> dict[str, list[dict]]:

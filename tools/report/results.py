@@ -1,19 +1,18 @@
-"""Write the tables of README and MAP from results/: `make results`.
+"""Write the README's tables from results/: `make results`.
 
 No number is ever typed.
 """
 
 import json
-import math
 import re
 from collections.abc import Callable
 from typing import NamedTuple
 
 import pandas as pd
 
-from grpo_course.ground.statistics import mcnemar_p_value, paired_interval
+from grpo_course.ground.statistics import mcnemar_p_value
 from tools import ROOT, write_whole
-from tools.measure import bench, gpu_limits
+from tools.measure import gpu_limits
 from tools.report import runs, tables
 
 GAINS = """run: {experiment} | what it is: {about} || seeds: {seeds}
@@ -23,17 +22,14 @@ GAINS = """run: {experiment} | what it is: {about} || seeds: {seeds}
 
 def gains(outcomes: list[dict]) -> list[dict]:
     """A row an experiment: means over its seeds, and what it changed, in points."""
-    runs = pd.DataFrame(outcomes)
+    runs, rows = pd.DataFrame(outcomes), []
     runs["gain"] = 100 * (runs["accuracy"] - runs["before"])
-    groups = runs.groupby(["experiment", "about"], sort=False)
-    means = groups[["before", "accuracy", "gain"]].mean()
-    gain = groups["gain"].agg(["size", "min", "max"])
-    spread = [
-        f"{row.min:+.1f} to {row.max:+.1f}" if row.size > 1 else "one seed"
-        for row in gain.itertuples()
-    ]
-    means = means.assign(seeds=gain["size"], spread=spread)
-    return means.reset_index().to_dict("records")
+    for (name, about), seeds in runs.groupby(["experiment", "about"], sort=False):
+        spread = f"{seeds['gain'].min():+.1f} to {seeds['gain'].max():+.1f}"
+        means = dict(seeds[["before", "accuracy", "gain"]].mean())
+        means["spread"] = spread if len(seeds) > 1 else "one seed"
+        rows.append({"experiment": name, "about": about, "seeds": len(seeds)} | means)
+    return rows
 
 
 def on_cpu() -> str:
@@ -41,44 +37,6 @@ def on_cpu() -> str:
     stages = tables.markdown(runs.COLUMNS, tables.read("cpu.json"))
     outcomes = tables.read("experiments.json")
     return f"{stages}\n\n{tables.markdown(GAINS, gains(outcomes) if outcomes else [])}"
-
-
-RUN = ("experiment", "seed")
-T_OF_THREE = 4.303  # Student's t, 97.5 %, two degrees of freedom
-FILTERED = """seed: {seed} || course: {course:.1%} | filtered: {accuracy:.1%}
-| difference: {gain:+.1f} points ({low:+.1f} to {high:+.1f})
-| gained and lost: +{gained} -{lost} (p = {p:.2g})
-| groups without variance: {idle_course:.0%} | filtered: {idle:.0%}"""
-
-
-def filtered() -> str:
-    """The pass-rate filter beside the course: a row a seed, and one for all three.
-
-    Intervals of 95 %: of a seed by its problems, of all by the seeds (Student's t).
-    """
-    outcomes = {tables.key_of(r, RUN): r for r in tables.read("experiments.json")}
-    steps = pd.DataFrame(tables.read("curves.csv"), columns=[*RUN, "zero_std"])
-    idle = steps.groupby(list(RUN))["zero_std"].mean()
-    rows = []
-    for (name, seed), row in outcomes.items():
-        if name == "pass-rate":
-            gained, lost, n = row["gained"], row["lost"], row["n"]
-            low, high = (100 * end for end in paired_interval(gained, lost, n))
-            row |= {"gain": 100 * (gained - lost) / n, "low": low, "high": high}
-            row |= {"course": outcomes["course", seed]["accuracy"]}
-            row |= {"idle": idle[name, seed], "idle_course": idle["course", seed]}
-            rows.append(row)
-    if len(rows) == 3:
-        seeds = pd.DataFrame(rows)
-        means = dict(
-            seeds[["course", "accuracy", "gain", "idle", "idle_course"]].mean()
-        )
-        half = T_OF_THREE * seeds["gain"].std() / math.sqrt(3)
-        means |= {"low": means["gain"] - half, "high": means["gain"] + half}
-        rows.append({"seed": "all"} | means | dict(seeds[["gained", "lost"]].sum()))
-    for row in rows:
-        row["p"] = mcnemar_p_value(int(row["gained"]), int(row["lost"]))
-    return tables.markdown(FILTERED, rows)
 
 
 SECOND_SET = ROOT / "real_model"
@@ -131,24 +89,6 @@ PARTS = {"vLLM generates": "generation", "rewards": "rewards"}
 PARTS |= {"loss, forward": "forward", "loss, backward": "backward"}
 
 
-class Table(NamedTuple):
-    """One of the README's tables of what was measured on GPUs."""
-
-    title: str
-    columns: str
-    caption: str  # what to know when reading it
-    rows: Callable[[list[dict]], list[dict]] = list  # what to show of the file's rows
-
-    def markdown(self, rows: list[dict]) -> str:
-        """The table of a file's rows."""
-        for row in rows:
-            held = f", held to {row['gib_held']:g} GiB" if row.get("gib_held") else ""
-            row["where"] = row.get("machine", "-") + held
-            if "gained" in row:
-                row["p"] = mcnemar_p_value(row["gained"], row["lost"])
-        return tables.markdown(self.columns, self.rows(rows))
-
-
 def timeline(rows: list[dict]) -> list[dict]:
     """A row a part of a step: mean seconds over the trials' warm and healthy steps."""
     steps = pd.DataFrame(rows)
@@ -174,135 +114,101 @@ def expected(rows: list[dict]) -> list[dict]:
     return shown
 
 
-GPU_TABLES = {
-    "gpu-trials.json": Table(
-        "A real model becomes better than it was: trials",
+class Table(NamedTuple):
+    """One of the README's tables of what was measured on GPUs."""
+
+    columns: str
+    rows: Callable[[list[dict]], list[dict]] = list  # what to show of the file's rows
+    file: str = "{name}.json"
+
+
+GPU_TABLES = {  # by their markers in the README
+    "gpu-trials": Table(
         "trial: {trial} | asked in: {form} | after: {after} | problems: {problems}"
         "|| n: {n:,} | right: {accuracy:.1%}"
         "| 95 % interval: {ci_low:.1%} to {ci_high:.1%}"
         "| format: {format_rate:.1%} | cut off: {truncated_rate:.1%}"
         "| tokens: {mean_completion_tokens:.0f}"
         "| gained and lost since native: +{gained} -{lost} (p = {p:.2g})",
-        "Qwen2.5-Coder-1.5B-Instruct on an NVIDIA H200. A to D: one seed, 32 problems "
-        "x 8 completions a step, about fifty steps, room for 1,024 tokens before "
-        "training and 640 after. E and F: another seed, 24 x 8, thirty steps, room for "
-        "640 throughout; F throws a coin where E has the course's rewards. *native* is "
-        "the model before any training, in its own chat template; of four ways to ask, "
-        "the best on the validation problems was kept. Held out: 200 of GSM8K's test, "
-        "1,119 of its training part. The other data are the tiny model's problems.",
         lambda rows: [r for r in rows if not re.search(NOT_SHOWN, r["problems"])],
     ),
-    "gpu-trial-curves.csv#expected": Table(
-        "What to expect, step by step",
+    "gpu-expected": Table(
         "step: {step} || right: {right:.0%} | well formed: {well_formed:.0%}"
         "| cut off: {clipped:.1%} | groups without variance: {zero_std:.0%}"
         "| tokens: {tokens:.0f} | gradient's norm: {grad_norm:.3f} | trials: {trials}",
-        "Sampled completions of the trials that gained (B to E), for problems that the "
-        "model solved sometimes before: means over the five steps around each. This is "
-        "what health looks like: right completions slowly become more frequent; format "
-        "and length stay where they are; groups without variance grow in number.",
         expected,
+        "gpu-trial-curves.csv",
     ),
-    "gpu-trial-curves.csv": Table(
-        "Where a step of these trials goes",
+    "gpu-timeline": Table(
         "part: {part} || seconds: {seconds:.2f} | share: {share:.0%} | steps: {steps}",
-        "256 completions of about 330 tokens a step, in micro-batches of 16, without "
-        "gradient checkpointing: the mean over the steps in which nothing compiled and "
-        "nothing collapsed.",
         timeline,
+        "gpu-trial-curves.csv",
     ),
-    "gpu.json": Table(
-        "What the models could do",
+    "gpu": Table(
         "machine: {machine} | model: {model} | stage: {stage} || n: {n}"
         "| accuracy: {accuracy:.1%} | 95 % interval: {ci_low:.1%} to {ci_high:.1%}"
         "| format: {format_rate:.1%} | accuracy, sampled: {sampled:.1%}"
         "| gained and lost since SFT: +{gained} -{lost} (p = {p:.2g})",
-        "Greedily, and with completions sampled as GRPO samples them. The last column "
-        "counts problems, and p is that of McNemar's exact test.",
     ),
-    "gpu-usage.json": Table(
-        "Time and memory of the long steps",
+    "gpu-usage": Table(
         "machine: {where} | profile: {profile} | model: {model} | step: {step}"
         "|| minutes: {minutes:.1f} | GiB at the peak: {gib_peak:.1f}"
         "| start to first step (s): {to_first_step_s:.0f}"
         "| seconds a step: {step_s:.2f} | tokens a second: {tokens_per_s:,.0f}",
-        "Of runs of the notebooks. vLLM takes its share of the whole GPU, or of what "
-        "it is held to, however small the model.",
     ),
-    "gpu-course.json": Table(
-        "Seconds of each notebook",
+    "gpu-course": Table(
         "machine: {where} | profile: {profile} | model: {model} | start: {start}||"
         + "|".join(f"0{n}: {{in 0{n}:.0f}}" for n in range(1, 7))
         + "| 01 to 06: {all:.0f} | start of 05 to first step: {to_first_step_s:.0f}",
-        "With the imports; cold, and with the compilers' caches of an earlier run.",
         courses,
     ),
-    "gpu-exports.json": Table(
-        "Exports, read by other software",
+    "gpu-exports": Table(
         "machine: {machine} | model: {model} | read as: {read as}"
         "|| same completions: {same completions} | accuracy: {accuracy:.0%}"
         "| 95 % interval: {ci_low:.0%} to {ci_high:.0%}"
         "| largest logit difference: {largest logit difference:.2g}"
         "| tokens a second: {tokens a second:,.0f}",
-        "The proof of notebook 06: each set against the adapter as it is in that "
-        "notebook, on a hundred held-out problems and one more question (the accuracy "
-        "is of the hundred). Where vLLM is not named, transformers and PEFT read the "
-        "export, in a fresh process. The speeds are those of one run.",
     ),
-    "gpu-tiers.json": Table(
-        "Does each profile fit its GPU?",
+    "gpu-tiers": Table(
         "profile: {profile} | random weights: {model} | machine: {machine}"
         "| step: {step} || held to (GiB): {gib_held:g} | GiB loaded: {gib_loaded:g}"
         "| GiB at the peak: {gib_peak:.1f} | seconds a step: {step_s:.2f}"
         "| first step (s): {first_step_s:.0f}",
-        "A few steps with the longest rows and completions, on a larger GPU held to "
-        "the memory of the smaller one, whose seconds these are not.",
     ),
-    "gpu-throughput.json": Table(
-        "How fast is GRPO at 8B size?",
+    "gpu-throughput": Table(
         "8B weights: {variant} | machine: {machine}"
         "|| completions a step: {completions} | seconds a step: {step_s:.2f}"
         "| of it generating: {of_it_generating_s:.2f}"
         "| tokens a second: {tokens_per_s:,.0f} | of the ideal: {share:.0%}"
         "| GiB at the peak: {gib_peak:.1f} | first step (s): {first_step_s:.0f}",
-        f"With {gpu_limits.TOKENS} tokens in each completion, held to an A100's "
-        f"{bench.TIERS['a100'][0]:.0f} GiB. `8 x 8` are eight micro-batches of eight "
-        "completions; the ideal counts nothing but reading the weights and the cache, "
-        "and multiplying.",
         shares,
     ),
 }
 
 
-def on_gpus() -> str:
-    """All tables that have rows, folded but for the first."""
-    parts = []
-    for name, table in GPU_TABLES.items():
-        if rows := tables.read(name.partition("#")[0]):  # two may be of one file
-            how = "" if parts else " open"
-            heading = f"<details{how}>\n<summary>{table.title}</summary>"
-            parts += [heading, table.caption, table.markdown(rows), "</details>"]
-    return "\n\n".join(parts) or "*Not measured yet.*"
+def on_gpus(name: str, rows: list[dict]) -> str:
+    """One of GPU_TABLES, of the rows of its file."""
+    for row in rows:
+        held = f", held to {row['gib_held']:g} GiB" if row.get("gib_held") else ""
+        row["where"] = row.get("machine", "-") + held
+        if "gained" in row:
+            row["p"] = mcnemar_p_value(row["gained"], row["lost"])
+    table = GPU_TABLES[name]
+    return tables.markdown(table.columns, table.rows(rows) if rows else [])
 
 
 def filled(page: str) -> str:
-    """A page with the tables between its markers. ValueError if these are not there."""
-    page = tables.fill(page, "results", on_cpu())
-    page = tables.fill(page, "second-set", second_set())
-    return tables.fill(page, "gpu", on_gpus())
-
-
-def map_filled(page: str) -> str:
-    """The map with its table. ValueError if its markers are not there."""
-    return tables.fill(page, "pass-rate", filtered())
-
-
-PAGES = {"README.md": filled, "MAP.md": map_filled}
+    """The README with its tables. ValueError if the markers for them are not there."""
+    parts = {"results": on_cpu(), "second-set": second_set()}
+    for name, table in GPU_TABLES.items():
+        parts[name] = on_gpus(name, tables.read(table.file.format(name=name)))
+    for marker, text in parts.items():
+        page = tables.fill(page, marker, text)
+    return page
 
 
 def main() -> None:
-    for name, fill in PAGES.items():
-        write_whole(ROOT / name, fill((ROOT / name).read_text()))
+    write_whole(ROOT / "README.md", filled((ROOT / "README.md").read_text()))
 
 
 if __name__ == "__main__":

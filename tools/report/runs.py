@@ -1,5 +1,6 @@
 """What a run of the notebooks leaves in its COURSE_HOME, as rows of tables."""
 
+import shutil
 from pathlib import Path
 
 from grpo_course.ground import stages
@@ -26,6 +27,20 @@ KEPT = {  # of what GRPO logs at each step, under shorter names
     "clipped": "completions/clipped_ratio",
     "entropy": "entropy",
 }
+
+
+def copy_stages(home: Path, to: Path, until: str) -> None:
+    """Give a COURSE_HOME another one's stages up to one, each whole or absent."""
+    wanted = stages.ORDER[: stages.ORDER.index(until) + 1]
+    for stage in stages.every_stage(home):
+        place = to / "stages" / stage.path.name
+        if stage.name in wanted and not place.exists():
+            copy = place.with_name(f".{stage.name}.copy")
+            shutil.rmtree(copy, ignore_errors=True)  # what a killed run left
+            shutil.copytree(stage.path, copy)
+            if stage.metrics_file.is_file():
+                shutil.copy(stage.metrics_file, place.parent)
+            copy.rename(place)
 
 
 def manifest(home: Path, stage: str) -> dict:

@@ -1,7 +1,7 @@
 """The notebooks as a real model ran them: real_model/, the same cells, other outputs.
 
-    python -m tools.report.second_set add COURSE_HOME/executed [NUMBER ...]
-    python -m tools.report.second_set refresh        when the notebooks' prose changed
+    python -m tools.report.second_set COURSE_HOME/executed [NUMBER ...]    adds a run
+    python -m tools.report.second_set              when the notebooks' prose changed
 
 Both lay the outputs of a run over the cells that notebooks/ has now, so that there is
 no edited copy; `make check` compares the two sets. A cell below the title says what
@@ -39,22 +39,15 @@ def made_by(home: Path) -> dict[str, str]:
     told = [manifest for manifest in told if "usage" in manifest.get("metrics", {})]
     if not told:
         raise ValueError(f"{home} has no manifest of sft or grpo: bring them as well.")
-    settings, metrics = told[0]["settings"], told[0]["metrics"]
-    profile = PROFILES[metrics["usage"]["profile"]]
-    values = settings | metrics.get("conditions", {})
-    values = {n: values[n] for n in SETTABLE if n in values}
-    shown = {n: f"`{SETTABLE[n]}={without_folders(v)}`" for n, v in values.items()}
-    data = [shown.pop(name) for name in values if name.endswith("_data")]
-    changed = [shown[n] for n in list(shown)[1:] if values[n] != getattr(profile, n)]
-    model, machine = without_folders(values["model_name"]), metrics["usage"]["machine"]
-    told = (
-        model,
-        machine,
-        profile.name,
-        " ".join(changed) or "nothing",
-        " ".join(data),
-    )
-    return dict(zip(FACTS, told, strict=True))
+    metrics, usage = told[0]["metrics"], told[0]["metrics"]["usage"]
+    values = told[0]["settings"] | metrics.get("conditions", {})
+    plain = {n: without_folders(values[n]) for n in SETTABLE if n in values}
+    model, profile = plain.pop("model_name"), PROFILES[usage["profile"]]
+    shown = {n: f"`{SETTABLE[n]}={value}`" for n, value in plain.items()}
+    data = [shown.pop(name) for name in plain if name.endswith("_data")]
+    changed = [shown[n] for n in shown if values[n] != getattr(profile, n)]
+    facts = model, usage["machine"], profile.name, " ".join(changed) or "nothing"
+    return dict(zip(FACTS, (*facts, " ".join(data)), strict=True))
 
 
 def laid(executed, lesson: Path, made: dict[str, str]) -> nbformat.NotebookNode:
@@ -66,17 +59,18 @@ def laid(executed, lesson: Path, made: dict[str, str]) -> nbformat.NotebookNode:
     """
     notebook, ran = nbtools.read(lesson), nbtools.code_cells(executed)
     cells = nbtools.code_cells(notebook)
-    other = [(a, b) for a, b in zip(cells, ran, strict=False) if a.source != b.source]
+    pairs = [*zip(cells, ran, strict=False)]
+    other = [(now, old) for now, old in pairs if now.source != old.source]
     shown = [(f"\n{a.source}", f"\n{b.source}") for a, b in other if b.outputs]
     if len(cells) != len(ran) or not all(old.endswith(now) for now, old in shown):
         raise ValueError(f"{lesson.name} has other code than what ran: run it again.")
-    if other:
-        lines = [f"`{CODE_LINE.search(now.source)[0]}`" for now, _ in other]
-        before = [made[CHANGED]] if CHANGED in made else []
-        made = made | {CHANGED: ", ".join(before + lines)}
     if not all(cell.execution_count for cell in ran):
         raise ValueError(f"{lesson.name} did not run to its end: run it again.")
-    for cell, source in zip(cells, ran, strict=True):
+    if other:
+        lines = [f"`{CODE_LINE.search(now.source)[0]}`" for now, _ in other]
+        told = ", ".join(filter(None, [made.get(CHANGED), *lines]))
+        made = made | {CHANGED: told}
+    for cell, source in pairs:
         cell.outputs, cell.execution_count = source.outputs, source.execution_count
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
@@ -84,17 +78,16 @@ def laid(executed, lesson: Path, made: dict[str, str]) -> nbformat.NotebookNode:
     digest = nbtools.source_digest(notebook)
     notebook.metadata["course"] = {"made_by": made, "source_sha256": digest}
     there = os.path.relpath(lesson, results.SECOND_SET)
-    rows = "\n".join(
-        f"| {name} | {made[name]} |" for name in (*FACTS, CHANGED) if name in made
-    )
+    rows = [f"| {name} | {made[name]} |" for name in (*FACTS, CHANGED) if name in made]
     text = f"""**These outputs are those of {made["model"]}.** Cells and prose are those
 of [the laptop's notebook]({there}): numbers in the prose are the tiny model's.
 
 | it ran with | |
 |---|---|
-{rows}"""
+"""
     how = {"id": MADE_BY, "metadata": {"tags": [MADE_BY]}}
-    notebook.cells.insert(1, nbformat.v4.new_markdown_cell(text, **how))
+    told = nbformat.v4.new_markdown_cell(text + "\n".join(rows), **how)
+    notebook.cells.insert(1, told)
     return notebook
 
 
@@ -120,14 +113,15 @@ def add(folder: Path, numbers: Sequence[str] = ()) -> None:
     made, taken = made_by(folder.parent), {}
     for path in sorted(folder.glob("[0-9]*.ipynb")):
         if not numbers or path.name.partition("_")[0] in numbers:
-            taken[path.name] = notebook = nbtools.read(path)
+            notebook = nbtools.read(path)
             laid(notebook, nbtools.FOLDER / path.name, made)  # does it fit?
             clean(notebook)
             notebook.metadata["course"]["made_by"] = made
+            taken[results.SECOND_SET / path.name] = notebook
     if not taken:
         raise ValueError(f"{folder} has no such notebook: name COURSE_HOME/executed.")
-    for name, notebook in taken.items():
-        nbtools.write(notebook, results.SECOND_SET / name)
+    for path, notebook in taken.items():
+        nbtools.write(notebook, path)
 
 
 def refreshed() -> dict[Path, nbformat.NotebookNode]:
@@ -146,13 +140,11 @@ def differences() -> list[str]:
         stale = [p for p, now in refreshed().items() if nbtools.read(p) != now]
     except (OSError, KeyError, ValueError) as problem:
         return [f"{place}/ has a notebook of no lesson, run or code: {problem}"]
-    how = "older prose than notebooks/: run `python -m tools.report.second_set refresh`"
+    how = "older prose than notebooks/: run `python -m tools.report.second_set`"
     return [f"{place}/{path.name} has {how}" for path in stale]
 
 
-def main(command: str = "", folder: str = "", *numbers: str) -> None:
-    if command not in ("add", "refresh") or (command == "add") != bool(folder):
-        sys.exit(__doc__.strip())
+def main(folder: str = "", *numbers: str) -> None:
     try:
         if folder:
             add(Path(folder).resolve(), numbers)

@@ -25,6 +25,7 @@ MAX_BYTES = 300_000
 MAX_IMAGE_BYTES, MAX_FILE_BYTES = 100_000, 200_000  # in an output, in images/
 LONGEST_CELL, MEDIAN_CELL = 30, 8  # lines of code
 IMAGES = ("image/png", "image/jpeg", "image/svg+xml")
+PAGES = ("*.md", "models/*/*.md", "recipes/*.md")
 
 SECRET = re.compile(
     r"hf_[A-Za-z0-9]{20,}|\bsk-[\w-]{20,}|\bgh[pousr]_\w{20,}|\bAKIA[0-9A-Z]{16}\b"
@@ -43,13 +44,7 @@ def problems(path: Path) -> list[str]:
         nbformat.validate(notebook)
     except Exception as error:  # nbformat raises many kinds, all meaning this
         return [f"is no valid notebook ({str(error).splitlines()[0]})"]
-    found = [*_execution_problems(notebook), *_style_problems(notebook)]
-    if path.stat().st_size > MAX_BYTES:
-        found.append(f"has {path.stat().st_size:,} bytes, more than {MAX_BYTES:,}")
-    code = [len(c.source.strip().splitlines()) for c in nbtools.code_cells(notebook)]
-    is_lesson = path.parent.name != "solutions"
-    if is_lesson and code and statistics.median(code) > MEDIAN_CELL:
-        found.append(f"has long cells: a median above {MEDIAN_CELL} lines")
+    found = [*_execution_problems(notebook), *_style_problems(notebook, path)]
     for number, cell in enumerate(notebook.cells, start=1):
         is_text = cell.cell_type == "markdown"
         wrong = text_problems(cell.source, path) if is_text else []
@@ -64,40 +59,42 @@ def _execution_problems(notebook) -> Iterator[str]:
         yield "has not been executed: run `make notebooks`"
     elif counts != list(range(1, len(counts) + 1)):
         yield "was not executed from the first cell to the last, in order"
-    elif recorded is None:
-        yield "does not say what code was executed: run `make notebooks`"
     elif recorded != nbtools.source_digest(notebook):
         yield "has code that changed after it was executed: run `make notebooks`"
 
 
-def _style_problems(notebook) -> Iterator[str]:
-    cells = notebook.cells
+def _style_problems(notebook, path: Path) -> Iterator[str]:
+    cells, is_lesson = notebook.cells, path.parent.name != "solutions"
     if not cells or not cells[0].source.startswith("# "):
         yield "does not begin with a title"
     for number, (first, second) in enumerate(pairwise(cells), start=1):
         if first.cell_type == second.cell_type == "code":
             yield f"has no prose between cells {number} and {number + 1}"
-    for cell in nbtools.code_cells(notebook):
-        if (lines := len(cell.source.strip().splitlines())) > LONGEST_CELL:
-            yield f"has a cell of {lines} lines; {LONGEST_CELL} is the most"
+    code = [len(c.source.strip().splitlines()) for c in nbtools.code_cells(notebook)]
+    if max(code, default=0) > LONGEST_CELL:
+        yield f"has a cell of {max(code)} lines; {LONGEST_CELL} is the most"
+    if is_lesson and code and statistics.median(code) > MEDIAN_CELL:
+        yield f"has long cells: a median above {MEDIAN_CELL} lines"
+    if path.stat().st_size > MAX_BYTES:
+        yield f"has {path.stat().st_size:,} bytes, more than {MAX_BYTES:,}"
 
 
 def _output_problems(cell) -> Iterator[str]:
     outputs = cell.get("outputs", [])
+    data = [item for output in outputs for item in output.get("data", {}).items()]
     texts = [output.get("text", "") for output in outputs]
+    texts += [text for kind, text in data if kind.startswith("text/")]
+    pictures = [picture for kind, picture in data if kind in IMAGES]
     for output in outputs:
-        data = output.get("data", {})
         texts += output.get("traceback", [])
-        texts += [text for kind, text in data.items() if kind.startswith("text/")]
         if output.output_type == "error":
             yield f"ended in an error ({output.ename})"
         if output.get("name") == "stderr":
             yield "shows what was written to stderr"
-        pictures = [data[kind] for kind in IMAGES if kind in data]
-        if pictures and not cell.metadata.get("alt", "").strip():
-            yield "has a picture and no `alt` in its metadata"
-        if any(len(picture) * 3 / 4 > MAX_IMAGE_BYTES for picture in pictures):
-            yield "has an image above 100 kB"
+    if pictures and not cell.metadata.get("alt", "").strip():
+        yield "has a picture and no `alt` in its metadata"
+    for _ in (p for p in pictures if len(p) * 3 / 4 > MAX_IMAGE_BYTES):
+        yield "has an image above 100 kB"
     if SECRET.search("\n".join([cell.source, *texts])):
         yield "seems to hold a key or token"
     for what, pattern in nbtools.UNWANTED.items():
@@ -136,33 +133,32 @@ def name_problems(path: Path) -> list[str]:
     return (run.stdout + run.stderr).splitlines()
 
 
-def image_problems(folder: Path, texts: list[str]) -> list[str]:
+def image_problems(folder: Path, texts: list[str]) -> Iterator[str]:
     """Pictures of a folder that no text shows, and those that are too large."""
-    names = {path: f"{folder.name}/{path.name}" for path in sorted(folder.iterdir())}
-    unseen = [n for n in names.values() if not any(f"{n})" in text for text in texts)]
-    large = [n for path, n in names.items() if path.stat().st_size > MAX_FILE_BYTES]
-    found = [f"{name} is shown nowhere" for name in unseen]
-    return found + [f"{name} is above 200 kB" for name in large]
+    for path in sorted(folder.iterdir()):
+        name = f"{folder.name}/{path.name}"
+        if not any(f"{name})" in text for text in texts):
+            yield f"{name} is shown nowhere"
+        if path.stat().st_size > MAX_FILE_BYTES:
+            yield f"{name} is above 200 kB"
 
 
 def main() -> None:
-    root = nbtools.ROOT
-    paths = nbtools.notebooks(nbtools.FOLDER)
-    pages = ("*.md", "models/*/*.md", "recipes/*.md")
-    texts = {path: path.read_text() for page in pages for path in root.glob(page)}
+    root, paths = nbtools.ROOT, nbtools.notebooks(nbtools.FOLDER)
+    pages = [p for glob in PAGES for p in root.glob(glob)]
+    texts = {path: path.read_text() for path in pages}
     both = [*paths, *sorted(results.SECOND_SET.glob("*.ipynb"))]
     found = [f"{p.relative_to(root)} {w}" for p in both for w in problems(p)]
     for path, text in texts.items():
         found += [f"{path.relative_to(root)} {w}" for w in text_problems(text, path)]
-    for name, fill in results.PAGES.items():
-        if fill(texts[root / name]) != texts[root / name]:
-            found.append(f"{name} has an old results table: run `make results`")
+    if results.filled(texts[root / "README.md"]) != texts[root / "README.md"]:
+        found.append("README.md has an old results table: run `make results`")
     prose = [*texts.values(), *(path.read_text() for path in paths)]
     found += image_problems(root / "images", prose)
-    found += export.differences(nbtools.FOLDER)
-    found += second_set.differences()
-    other = [path.relative_to(root) for path, _ in write_setup_cells.changes(root)]
-    found += [f"{p} has other badges or set-up cells: run `make badges`" for p in other]
+    found += [*export.differences(nbtools.FOLDER), *second_set.differences()]
+    for path, _ in write_setup_cells.changes(root):
+        name = path.relative_to(root)
+        found.append(f"{name} has other badges or set-up cells: run `make badges`")
     found += [problem for path in paths for problem in name_problems(path)]
     if not paths:
         found.append("there are no notebooks")

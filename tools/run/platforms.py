@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import suppress
+from itertools import chain
 
 from packaging.utils import canonicalize_name
 
@@ -34,7 +35,10 @@ def set_up() -> None:
     on_kaggle = "KAGGLE_KERNEL_RUN_TYPE" in os.environ
     devices = versions.gpus()
     which, why = _choose(devices)
-    _check_python(which)
+    python, (oldest, newest) = sys.version_info[1], PYTHONS[which]
+    if not oldest <= python <= newest:
+        known = f"{FILES[which]} is for 3.{oldest} to 3.{newest}"
+        sys.exit(f"This session has Python 3.{python}, {known}: choose another one.")
     print(f"{why} The pins are {FILES[which]}.")
     if which == "cpu" and devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -75,15 +79,6 @@ def _torch_computes() -> bool:
     code = "import torch; torch.ones(2, device='cuda').sum().item()"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True)
     return run.returncode == 0
-
-
-def _check_python(which: str) -> None:
-    python, (oldest, newest) = sys.version_info[1], PYTHONS[which]
-    if not oldest <= python <= newest:
-        sys.exit(
-            f"This session has Python 3.{python}, and {FILES[which]} is for 3.{oldest} "
-            f"to 3.{newest}: choose another session."
-        )
 
 
 def _install(which: str) -> None:
@@ -139,8 +134,8 @@ def _loaded_and_changed(before: dict[str, str]) -> list[str]:
 
 def _colab_home() -> str:
     """A folder on the reader's Drive, if they agree; else one that ends with the VM."""
-    drives = REPO.parent / "drive"
-    if not (drives / "MyDrive").is_dir():
+    mine = REPO.parent / "drive" / "MyDrive"
+    if not mine.is_dir():
         print(
             "Colab now asks for access to your Google Drive. With it, what the course "
             "makes outlives this session and reaches the next notebook. You may refuse."
@@ -148,9 +143,9 @@ def _colab_home() -> str:
         with suppress(Exception):  # refused, or nobody there to ask
             from google.colab import drive
 
-            drive.mount(str(drives))
-    if (drives / "MyDrive").is_dir():
-        return str(drives / "MyDrive" / "grpo-course")
+            drive.mount(str(mine.parent))
+    if mine.is_dir():
+        return str(mine / "grpo-course")
     print("Without Drive: what the course makes ends with this session.")
     return str(REPO.parent / "course-home")
 
@@ -159,16 +154,14 @@ def _kaggle_home() -> str:
     """/kaggle/working/course-home, with the stages of notebooks added as input."""
     home = REPO.parent / "course-home"
     inputs = REPO.parent.parent / "input"
-    for depth in ("*", "*/*", "*/*/*"):
-        for theirs in sorted(inputs.glob(f"{depth}/course-home/stages/[!.]*")):
-            mine = home / "stages" / theirs.name
-            if mine.exists():
-                continue
-            if theirs.is_dir():
-                shutil.copytree(theirs, mine)
-                print(f"The stage {mine.name} comes from {theirs.relative_to(inputs)}")
-            elif theirs.suffix == ".json":  # what was measured of a stage
-                shutil.copy(theirs, mine)
+    found = (inputs.glob(f"{'*/' * n}course-home/stages/[!.]*") for n in (1, 2, 3))
+    for theirs in chain.from_iterable(map(sorted, found)):
+        mine = home / "stages" / theirs.name
+        if theirs.is_dir() and not mine.exists():
+            shutil.copytree(theirs, mine)
+            print(f"The stage {mine.name} comes from {theirs.relative_to(inputs)}")
+        elif theirs.suffix == ".json" and not mine.exists():  # what was measured of it
+            shutil.copy(theirs, mine)
     return str(home)
 
 

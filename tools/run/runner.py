@@ -11,11 +11,12 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from rich.progress import Progress, TextColumn
+from rich.table import Column
 
 from grpo_course.ground.session import CACHES
 from tools.run import nbtools
 from tools.run.kernels import ForkedKernel, Preloaded
-from tools.run.status_line import StatusLine
 
 
 class NotebookFailed(Exception):
@@ -29,18 +30,42 @@ class Stopped(Exception):
 def kernel_environment(home: Path, offline: bool) -> dict[str, str]:
     """The kernels' environment: caches under `home`, no bars, no hub if `offline`."""
     cache = home / "cache"
-    settings = {
-        "COURSE_HOME": home,
-        "MPLCONFIGDIR": cache / "matplotlib",
-        "IPYTHONDIR": cache / "ipython",
-        "TQDM_DISABLE": 1,
-        "TOKENIZERS_PARALLELISM": "false",
-    }
+    cache.mkdir(parents=True, exist_ok=True)
+    settings = {"COURSE_HOME": home, "TQDM_DISABLE": 1}
+    settings |= {"TOKENIZERS_PARALLELISM": "false", "IPYTHONDIR": cache / "ipython"}
+    settings |= {"MPLCONFIGDIR": cache / "matplotlib"}
     settings |= {variable: cache / name for variable, name in CACHES.items()}
     if offline:
         settings |= {"HF_HUB_OFFLINE": 1, "HF_DATASETS_OFFLINE": 1}
-    cache.mkdir(parents=True, exist_ok=True)
     return os.environ | {name: str(value) for name, value in settings.items()}
+
+
+class StatusLine(Progress):
+    """A title, seconds and a note show that a long step is alive; a context manager.
+
+    On a terminal the line is kept up to date; elsewhere (a log, CI) it is printed at
+    the end, after its title at the start.
+    """
+
+    def __init__(self, title: str) -> None:
+        line = "  {task.description}  {task.elapsed:3.0f} s  {task.fields[note]}"
+        whole = Column(no_wrap=True, overflow="ellipsis")
+        super().__init__(TextColumn(line, markup=False, table_column=whole))
+        self.title, self.only = title, self.add_task(title, note="")
+
+    def start(self) -> None:
+        if not self.console.is_terminal:
+            print(f"  {self.title}  ...", flush=True)
+        super().start()
+
+    @property
+    def note(self) -> str:
+        """The end of the line; set it at any time."""
+        return self.tasks[0].fields["note"]
+
+    @note.setter
+    def note(self, text: str) -> None:
+        self.update(self.only, note=text)
 
 
 class _Kernel(AsyncKernelManager):
@@ -90,8 +115,7 @@ class _Client(NotebookClient):
 
     def _show_cell(self, cell, **_: object) -> None:
         self.number, self.source = self.code_cells_executed + 1, cell.source
-        self._note = f"cell {self.number} of {self.total}"
-        self.status.note = self._note
+        self._note = self.status.note = f"cell {self.number} of {self.total}"
 
     def process_message(self, msg, cell, cell_index):
         if msg["msg_type"] == "stream" and msg["content"]["name"] == "stdout":
@@ -146,8 +170,7 @@ def _report(path: Path, copy: Path, client: _Client, error: Exception) -> str:
     if isinstance(error, CellExecutionError):
         problem = f"{error.ename}: {nbtools.ANSI.sub('', error.evalue)}".strip()
     lines = client.source.splitlines()
-    shown = lines[:8] + (["..."] if len(lines) > 8 else [])
-    code = "\n".join("    " + line for line in shown)
+    code = "\n".join(f"    {line}" for line in lines[:8] + ["..."] * (len(lines) > 8))
     return (
         f"{path.name} stopped in code cell {client.number}:\n\n{code}\n\n{problem}\n\n"
         f"The notebook as far as it ran: {copy}"

@@ -20,20 +20,17 @@ from pathlib import Path
 from IPython.core.interactiveshell import InteractiveShell
 
 from grpo_course.ground import stages
+from tools.report import runs
 from tools.run import nbtools
 
 STEPS, PROBLEMS, ROWS = "15", 60, 8  # ROWS: of the curve
-BEFORE = ("base", "template", "sft")
 
 
 def prepare(home: Path, place: Path) -> None:
     """Make `place` a COURSE_HOME with the stages up to sft, and set it."""
     for folder in ("stages", "checkpoints"):
         shutil.rmtree(place / folder, ignore_errors=True)
-    others = [p.name for p in home.glob("stages/*") if not p.name.startswith(BEFORE)]
-    if (home / "stages").exists():
-        ignore = shutil.ignore_patterns(*others)
-        shutil.copytree(home / "stages", place / "stages", ignore=ignore)
+    runs.copy_stages(home, place, "sft")
     os.environ |= {"COURSE_HOME": str(place), "COURSE_TRACK": "disabled"}
     os.environ |= {"MPLBACKEND": "Agg", "TQDM_DISABLE": "1"}
     os.environ.setdefault("COURSE_GRPO_STEPS", STEPS)

@@ -2,11 +2,9 @@
 
 The address stands in pyproject.toml under [tool.course]. After its title each notebook
 has a cell with its badges and a set-up cell, the same in all; both carry a tag, and the
-tools here never run them. `make badges` writes them and `make check` compares them;
-`make release-check` refuses an address that nobody has made their own.
+tools here never run them. `make badges` writes them and `make check` compares them.
 """
 
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,15 +71,15 @@ def changes(root: Path = nbtools.ROOT) -> Iterator[tuple[Path, str]]:
             two = pair.replace("\n", " ")
             lines.append(f"| {path.stem.replace('_', ' ')} | {two} |")
         notebook = nbtools.read(path)
-        old, mine = nbtools.as_text(notebook), notebook.cells[1:3]
-        if [cell.metadata.get("tags") for cell in mine] == 2 * [[nbtools.SET_UP]]:
-            del notebook.cells[1:3]
-        else:
+        old, cells = nbtools.as_text(notebook), notebook.cells
+        mine = [c for c in cells if c.metadata.get("tags") == [nbtools.SET_UP]]
+        rest = [cell for cell in cells if cell not in mine]
+        if len(mine) != 2:
             mine = [nbformat.v4.new_markdown_cell(), nbformat.v4.new_code_cell()]
         sources = PROSE.format(badges=pair), CODE.format(**address(root))
         for cell, source in zip(mine, sources, strict=True):
             cell.source, cell.metadata["tags"] = source, [nbtools.SET_UP]
-        notebook.cells[1:1] = mine
+        notebook.cells = rest[:1] + mine + rest[1:]
         if (new := nbtools.as_text(notebook)) != old:
             yield path, new
     readme = root / "README.md"
@@ -90,21 +88,6 @@ def changes(root: Path = nbtools.ROOT) -> Iterator[tuple[Path, str]]:
         yield readme, new
 
 
-def check_release(root: Path = nbtools.ROOT) -> None:
-    """SystemExit with one sentence while the address is the placeholder's."""
-    course = address(root)
-    if "/OWNER/" in course["repository"]:
-        sys.exit(
-            f"pyproject.toml has the address {course['repository']}: put your own for "
-            "OWNER, run `make badges`, and set the tag "
-            f"{course['reference']} on what you publish."
-        )
-    print(f"Readers will fetch {course['repository']} at {course['reference']}.")
-
-
 if __name__ == "__main__":
-    if "--release" in sys.argv:
-        check_release()
-    else:
-        for path, text in changes():
-            write_whole(path, text)
+    for path, text in changes():
+        write_whole(path, text)

@@ -23,10 +23,11 @@ from grpo_course.ground.styles import STYLES
 SPLITS = ("pretrain", "sft", "grpo", "test")
 LARGEST = 199
 
-NAMES = "Ana Ben Carla Dan Eva Finn Gita Hugo Iris Jon Kira Leo Mia Noah Olga Paul"
-NAMES = NAMES.split()
-ITEMS = "apples pens books coins cards eggs stamps shells marbles stickers".split()
-BOXES = "boxes bags packs jars".split()
+WORDS = {
+    "name": "Ana Ben Carla Dan Eva Finn Gita Hugo Iris Jon Kira Leo Mia Noah Olga Paul",
+    "items": "apples pens books coins cards eggs stamps shells marbles stickers",
+    "boxes": "boxes bags packs jars",
+}
 
 START = ("{name} has {a} {items}.", "{name} starts with {a} {items}.")
 START_TIMES = (
@@ -77,7 +78,7 @@ class Problem:
     @property
     def difficulty(self) -> int:
         """How many of the steps need more than one digit at a time (carrying)."""
-        return sum(_needs_detail(*step[:3]) for step in self.steps)
+        return sum(_is_hard(step[2]) for step in self.steps)
 
 
 def split_of(expression: str) -> str:
@@ -106,11 +107,7 @@ def make_problems(count: int, split: str, seed: int) -> list[Problem]:
 
 
 def _draw(rng: random.Random) -> Problem | None:
-    words = {
-        "name": rng.choice(NAMES),
-        "items": rng.choice(ITEMS),
-        "boxes": rng.choice(BOXES),
-    }
+    words = {kind: rng.choice(some.split()) for kind, some in WORDS.items()}
 
     def say(templates, **numbers):
         return rng.choice(templates).format(**words, **numbers)
@@ -147,29 +144,25 @@ def _draw(rng: random.Random) -> Problem | None:
         total = steps[-1][3]
         if not 1 <= total <= LARGEST:
             return None
-    if any(not 1 <= step[3] <= LARGEST for step in steps):
-        return None
     sentences.append(say(QUESTIONS))
     return Problem(" ".join(sentences), tuple(steps), expression)
 
 
-def _needs_detail(left: int, operator: str, right: int) -> bool:
+def _is_hard(right: int) -> bool:
     return right > 9 and right % 10 != 0
 
 
 def _detailed(left: int, operator: str, right: int, result: int) -> str:
     """One operation, the tens first and then the ones."""
-    if not _needs_detail(left, operator, right):
+    if not _is_hard(right):
         return f"{left}{operator}{right}={result}."
     tens, ones = right // 10 * 10, right % 10
-    head = f"{left}{operator}{right}: "
+    parts = f"{left}{operator}{right}: {left}{operator}{tens}="
     if operator == "*":
-        return (
-            head + f"{left}*{tens}={left * tens}, {left}*{ones}={left * ones}, "
-            f"{left * tens}+{left * ones}={result}."
-        )
+        some, more = left * tens, left * ones
+        return f"{parts}{some}, {left}*{ones}={more}, {some}+{more}={result}."
     middle = left + tens if operator == "+" else left - tens
-    return head + f"{left}{operator}{tens}={middle}, {middle}{operator}{ones}={result}."
+    return f"{parts}{middle}, {middle}{operator}{ones}={result}."
 
 
 def working(problem: Problem, style: str) -> str:

@@ -72,19 +72,20 @@ def pretrain(model, data: torch.Tensor, device: str) -> float:
         torch.optim.AdamW(rest, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0),
     ]
     steps = len(data) // BATCH
-    start_rates = [group["lr"] for o in optimizers for group in o.param_groups]
+
+    def scale(step: int) -> float:  # warm up, then decay linearly to a tenth
+        return min(1.0, (step + 1) / WARMUP) * (1 - 0.9 * step / steps)
+
+    rates = [torch.optim.lr_scheduler.LambdaLR(o, scale) for o in optimizers]
     model.train()
     for step in range(steps):
-        # warm up, then decay linearly to a tenth
-        scale = min(1.0, (step + 1) / WARMUP) * (1 - 0.9 * step / steps)
-        for optimizer, rate in zip(optimizers, start_rates, strict=True):
-            optimizer.param_groups[0]["lr"] = rate * scale
         batch = data[step * BATCH : (step + 1) * BATCH].to(device)
         loss = model(batch, labels=batch).loss
         loss.backward()
-        for optimizer in optimizers:
+        for optimizer, rate in zip(optimizers, rates, strict=True):
             optimizer.step()
             optimizer.zero_grad()
+            rate.step()
         if step % 20 == 0 or step == steps - 1:
             print(f"step {step + 1:4d}/{steps}  loss {loss.item():.3f}", flush=True)
     return loss.item()
