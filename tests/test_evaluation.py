@@ -14,9 +14,9 @@ from grpo_course.ground.profile import PROFILES
 from grpo_course.ground.statistics import (
     paired_interval,
     paired_p_value,
-    pass_at_k,
     wilson_interval,
 )
+from grpo_course.reading_runs import pass_at_k
 from grpo_course.template import apply_template, as_prompt
 
 FEW = settings(deadline=None, derandomize=True, database=None)

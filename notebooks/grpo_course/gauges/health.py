@@ -7,8 +7,8 @@ training ends in TrainingStopped, before anything is saved of the broken model.
 import math
 from pathlib import Path
 
-from ..alarms import TROUBLES, symptoms
 from ..ground import checkpoints
+from ..reading_runs import TROUBLES, symptoms
 
 NUMBERS = ("loss", "grad_norm", "reward")  # of a log entry: each must be finite
 FP16_OVERFLOWS = 20  # in a row: the scaler's 2**16, halved by each, would be below 1

@@ -41,20 +41,19 @@ def check(step: str, profile, model):
     """
     import pandas as pd
 
-    memory = estimate(step, profile, model), free_memory(profile)
     disk = CHECKPOINTS * 12 * _trained(model) / GIB + SPARE_GIB
-    disk = disk, shutil.disk_usage(home()).free / GIB
-    room = f"make room in {home()}, or set COURSE_HOME to a larger disk"
-    rows = {"memory": (*memory, _advice(step, profile)), "disk": (*disk, room)}
-    for what, (needed, there, advice) in rows.items():
-        if needed > there:
+    needed = {"memory": estimate(step, profile, model), "disk": disk}
+    disk = shutil.disk_usage(home()).free / GIB
+    there = {"memory": free_memory(profile), "disk": disk}
+    advice = {"memory": _advice(step, profile)}
+    advice["disk"] = f"make room in {home()}, or set COURSE_HOME to a larger disk"
+    for what in needed:
+        if needed[what] > there[what]:
             raise TooLittle(
-                f"This step needs about {needed:.1f} GiB of {what} and {there:.1f} GiB "
-                f"are free: {advice}."
+                f"This step needs about {needed[what]:.1f} GiB of {what} and "
+                f"{there[what]:.1f} GiB are free: {advice[what]}."
             )
-    columns = ["needed (GiB)", "there (GiB)", "advice"]
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns).round(1)
-    return table.drop(columns="advice")
+    return pd.DataFrame({"needed (GiB)": needed, "there (GiB)": there}).round(1)
 
 
 @contextmanager

@@ -56,18 +56,3 @@ def paired_interval(
     more, fewer = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
     spread = z * math.sqrt((more + fewer - (more - fewer) ** 2) / (n + 2))
     return more - fewer - spread, more - fewer + spread
-
-
-def pass_at_k(samples: int, right: int, k: int) -> float:
-    """How likely is a right one among k answers? Estimated from more samples than k.
-
-    `right` of `samples` answers to one problem were right. The result is the share of
-    the ways to draw k of them that have a right one: an estimate without bias (Chen et
-    al. 2021, arXiv:2107.03374, equation 1). Raises ValueError unless 1 <= k <= samples.
-    """
-    if not (1 <= k <= samples and 0 <= right <= samples):
-        raise ValueError(
-            f"pass@{k} of {right} right answers in {samples} samples is not defined: "
-            "need 1 <= k <= samples and 0 <= right <= samples."
-        )
-    return 1 - math.comb(samples - right, k) / math.comb(samples, k)
