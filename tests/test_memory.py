@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from grpo_course import scale_out
-from grpo_course.ground import memory
+from grpo_course.gauges import memory
 from grpo_course.ground import profile as profiles
 from grpo_course.ground.hardware import conditions_here
 from tools.measure import bench, gpu_limits, random_model

@@ -41,7 +41,7 @@ def load_base_model(profile):
     from transformers import GenerationConfig
     from unsloth import FastLanguageModel
 
-    from grpo_course.ground.memory import vllm_share
+    from grpo_course.ground.hardware import vllm_share
 
     vllm = {}
     if profile.fast_inference:

@@ -1,6 +1,6 @@
 """What a GRPO step would take if nothing but the GPU's own limits counted."""
 
-from grpo_course.ground import memory
+from grpo_course.ground.hardware import machine
 from tools.measure.random_model import SIZES
 
 TOKENS, PROMPT = 512, 128  # of a completion; of a prompt, roughly
@@ -23,7 +23,7 @@ def ideal() -> dict:
         "bandwidth_tb_per_s": round(2 * source.numel() / copying / 1e12, 2),
         "rate_tflop_per_s": round(2 * len(a) ** 3 / multiplying / 1e12),
     }
-    return {"machine": memory.machine()} | ideal_step(32, **limits) | limits
+    return {"machine": machine()} | ideal_step(32, **limits) | limits
 
 
 def ideal_step(

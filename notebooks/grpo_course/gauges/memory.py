@@ -9,16 +9,16 @@ The needs are estimates for texts as long as allowed, within a factor of two or 
 what was measured.
 """
 
-import os
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .session import without_lines
-from .stages import home
+from ..ground.hardware import GIB, free_memory, gpu_gib, machine
+from ..ground.session import without_lines
+from ..ground.stages import home
+from ..scale_out import training_parts
 
-GIB = 2**30
 CHECKPOINTS = 3  # on disk at a time: two are kept while the next one is written
 SPARE_GIB = 1.0  # of disk, for logs and caches
 
@@ -88,81 +88,9 @@ def watch(step: str, profile) -> Iterator[dict]:
             usage["gib_peak"] = gpu_gib(peak=True)
 
 
-def gpu_gib(peak: bool = False) -> float:
-    """GiB of GPU memory in use, now or at the peak since the last reset.
-
-    What torch has reserved (vLLM's cache and weights included), and what CUDA itself,
-    or another process on the same GPU, takes beside it.
-    """
-    import torch
-
-    free, total = torch.cuda.mem_get_info()
-    now, most = torch.cuda.memory_reserved(), torch.cuda.max_memory_reserved()
-    return (total - free - now + (most if peak else now)) / GIB
-
-
-def free_memory(profile) -> float:
-    """GiB that are free, on the GPU if the profile is for one."""
-    import psutil
-    import torch
-
-    if not profile.on_gpu:
-        return psutil.virtual_memory().available / GIB
-    free, total = (size / GIB for size in torch.cuda.mem_get_info())
-    return free - (total - profile.gpu_gib if profile.gpu_gib else 0)
-
-
-def machine() -> str:
-    """The GPU's name, or the number of CPU cores."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"{os.cpu_count()} CPU cores"
-
-
-def vllm_share(profile) -> float:
-    """vLLM's share of the whole GPU, 0 to 1.
-
-    With `gpu_gib` set this process is also held to so much memory, as if the GPU were a
-    smaller one: torch refuses more, and vLLM's share is one of the smaller GPU.
-    """
-    import torch
-
-    share = profile.gpu_memory_utilization
-    if profile.gpu_gib is None:
-        return share
-    total = torch.cuda.get_device_properties(0).total_memory / GIB
-    torch.cuda.set_per_process_memory_fraction(profile.gpu_gib / total)
-    return share * profile.gpu_gib / total
-
-
 def estimate(step: str, profile, model) -> float:
     """GiB that training takes on top of the loaded model, roughly."""
     return sum(training_parts(step, profile, model.config, _trained(model)).values())
-
-
-def training_parts(step: str, profile, config, trained: int) -> dict[str, float]:
-    """The same, in GiB by parts. trained: how many weights the adapter has.
-
-    Adapter: gradient, two Adam averages, a copy: 16 bytes a weight. Activations: the
-    inputs of all layers, and the inside of each, or with gradient checkpointing of one.
-    Scores over the vocabulary: in 32 bits, three times (scores, their softmax, the
-    gradient); on a GPU Unsloth's loss never has more than a small part of them at a
-    time. Its checkpointing moves the inputs to the computer's memory.
-    """
-    width = 4 if profile.dtype == "float32" else 2
-    tokens = profile.sft_batch_size * profile.max_seq_length // 2
-    if step == "grpo":
-        tokens = profile.grpo_batch_size * profile.max_seq_length
-    offloads = profile.use_gradient_checkpointing == "unsloth"
-    kept = 1 if profile.use_gradient_checkpointing else config.num_hidden_layers
-    inside = 4 * config.hidden_size + 4 * config.intermediate_size
-    inputs = 0 if offloads else config.num_hidden_layers * config.hidden_size
-    activations = tokens * width * (inputs + kept * inside)
-    scores = 0 if profile.on_gpu else tokens * config.vocab_size * 4 * 3
-    found = {"adapter": 16 * trained, "activations": activations, "scores": scores}
-    return {name: size / GIB for name, size in found.items()}
 
 
 def _trained(model) -> int:
