@@ -54,7 +54,6 @@ def problems(profile, parent, model, tokenizer, held_out) -> tuple[list[dict], d
 
     from grpo_course.gauges import evaluation
     from grpo_course.ground import data, files, stages
-    from grpo_course.ground.generate import generate
     from grpo_course.own_answers import sample_answers
     from grpo_course.problems import usable_problems
 
@@ -64,10 +63,8 @@ def problems(profile, parent, model, tokenizer, held_out) -> tuple[list[dict], d
                 "Too slow without vLLM in this process: let notebook 05, or ddp.toml, "
                 "sample the pass rates first, or set COURSE_PASS_SAMPLES=0."
             )
-        how = {"max_new_tokens": profile.max_completion_length, "min_p": profile.min_p}
-        how |= {"temperature": profile.temperature, "seed": profile.seed}
-        how |= {"batch_size": profile.eval_batch_size, "adapter": str(parent.path)}
-        return generate(model, tokenizer, prompts, **how)
+        how = {"sampled": True, "adapter": str(parent.path)}
+        return evaluation.complete(model, tokenizer, prompts, profile, **how)
 
     rows = data.load_rows(profile.grpo_data, "grpo")
     kept, dropped = usable_problems(rows, held_out, profile.own_reward)

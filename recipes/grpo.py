@@ -82,8 +82,9 @@ def train(recipe, guard, here, state, profile, model, tokenizer, problems, dropp
     from trl import GRPOConfig, GRPOTrainer
 
     from grpo_course import grpo_training, rewards
+    from grpo_course.gauges import memory
     from grpo_course.gauges.tracking import tracking_callbacks
-    from grpo_course.ground import checkpoints, memory, own_rewards
+    from grpo_course.ground import checkpoints, own_rewards
     from grpo_course.scale_out import gathered_adapter, share_of
     from recipes import course
 

@@ -14,9 +14,9 @@ from grpo_course.ground.profile import PROFILES
 from grpo_course.ground.statistics import (
     paired_interval,
     paired_p_value,
-    pass_at_k,
     wilson_interval,
 )
+from grpo_course.reading_runs import pass_at_k
 from grpo_course.template import apply_template, as_prompt
 
 FEW = settings(deadline=None, derandomize=True, database=None)
@@ -270,12 +270,12 @@ def test_report_holds_what_a_manifest_needs(model, tokenizer):
     from dataclasses import replace
 
     profile = replace(PROFILES["cpu"], max_completion_length=8)
-    problems = [{"prompt": as_prompt(q), "answer": "42"} for q in QUESTIONS]
-    report = evaluation.report(model, tokenizer, problems, profile, samples=2)
+    problems = [{"prompt": as_prompt(q), "answer": "42"} for q in 3 * QUESTIONS]
+    report = evaluation.report(model, tokenizer, problems, profile)
     assert {kind: found["n"] for kind, found in report["evaluation"].items()} == {
-        "greedy": 3,
-        "sampled": 3,
+        "greedy": 9,
+        "sampled": 9,
     }
-    assert report["correct"] == [0, 0, 0]
-    assert len(report["style_of"]) == len(report["correct"]) == 3
-    assert [sample["problem"] for sample in report["samples"]] == QUESTIONS[:2]
+    assert report["correct"] == [0] * 9
+    assert len(report["style_of"]) == len(report["correct"])
+    assert [sample["problem"] for sample in report["samples"]] == 2 * QUESTIONS

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from grpo_course.ground import cards, memory
+from grpo_course import scale_out
+from grpo_course.gauges import memory
 from grpo_course.ground import profile as profiles
 from grpo_course.ground.hardware import conditions_here
 from tools.measure import bench, gpu_limits, random_model
@@ -83,7 +84,7 @@ ROWS = tables.read("gpu-tiers.json")
 def test_the_estimate_is_near_what_was_measured(row):
     profile = profiles.PROFILES[row["profile"]]
     config = SimpleNamespace(**random_model.SIZES[row["model"]])
-    weights = cards.adapter_weights(config, profile.lora_rank)
+    weights = scale_out.adapter_weights(config, profile.lora_rank)
     adapter = [torch.nn.Parameter(torch.zeros(weights, device="meta"))]
     model = SimpleNamespace(config=config, parameters=lambda: adapter)
     measured = row["gib_peak"] - row["gib_loaded"]
@@ -104,7 +105,7 @@ def test_the_calculator_is_near_each_measured_tier(row):
     profile = profiles.PROFILES[row["profile"]]
     config = SimpleNamespace(**random_model.SIZES[row["model"]])
     share = row["vllm_share"]
-    parts = cards.per_gpu("ddp", profile, config, row["gib_held"], share=share)
+    parts = scale_out.per_gpu("ddp", profile, config, row["gib_held"], share=share)
     assert sum(parts.values()) == pytest.approx(row["gib_peak"], rel=0.05)
 
 
@@ -123,7 +124,7 @@ def test_the_calculator_is_near_each_measured_variant(row):
     if row["variant"].startswith("plain trl"):  # vLLM's share is TRL's default, of all
         where = {"gpu_gib": TOTAL[row["machine"]], "way": "colocate", "share": 0.3}
     config = SimpleNamespace(**random_model.SIZES["8b"])
-    parts = cards.per_gpu(profile=profile, config=config, **where)
+    parts = scale_out.per_gpu(profile=profile, config=config, **where)
     assert sum(parts.values()) == pytest.approx(row["gib_peak"], rel=0.12)
 
 
@@ -142,12 +143,12 @@ def test_the_calculator_is_near_each_measured_notebook(row):
             config = SimpleNamespace(**sizes)
     there, share = row["gib_held"] or TOTAL[row["machine"]], row.get("vllm_share")
     if share in (None, profile.gpu_memory_utilization):
-        parts = cards.per_gpu("ddp", profile, config, there)
+        parts = scale_out.per_gpu("ddp", profile, config, there)
         assert sum(parts.values()) == pytest.approx(row["gib_peak"], rel=0.15)
     else:  # with settings of its own, at natural lengths: the longest are counted
         own = {"grpo_batch_size": 8, "max_seq_length": 1408}
         profile = replace(profile, use_gradient_checkpointing=False, **own)
-        parts = cards.per_gpu("ddp", profile, config, there, share=share)
+        parts = scale_out.per_gpu("ddp", profile, config, there, share=share)
         assert row["gib_peak"] < sum(parts.values()) < 1.5 * row["gib_peak"]
 
 
@@ -155,19 +156,15 @@ def test_parts_on_more_gpus_need_less_on_each():
     config = SimpleNamespace(**random_model.SIZES["8b"])
     a100 = profiles.PROFILES["a100"]
     needs = [
-        sum(cards.per_gpu("fsdp2", a100, config, 79.1, n).values()) for n in (1, 2)
+        sum(scale_out.per_gpu("fsdp2", a100, config, 79.1, n).values()) for n in (1, 2)
     ]
-    base = 2 * cards.weights(config)[1] / memory.GIB
+    base = 2 * scale_out.weights(config)[1] / memory.GIB
     assert needs[0] - needs[1] > base / 2
 
 
 def test_an_unknown_way_is_named():
     with pytest.raises(ValueError, match="'tp' is no way"):
-        cards.per_gpu("tp", CPU, TINY, 80.0)
-
-
-def test_a_thousand_steps_cost_the_hours_of_all_gpus():
-    assert cards.dollars(3.6, steps=1000, gpus=2, price=2.5) == pytest.approx(5.0)
+        scale_out.per_gpu("tp", CPU, TINY, 80.0)
 
 
 def test_out_of_memory_is_answered_with_advice():

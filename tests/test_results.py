@@ -182,8 +182,10 @@ def test_a_failed_try_of_a_variant_goes_when_it_is_tried_again(tmp_path, monkeyp
 
 
 def test_a_process_that_fails_is_a_row_with_its_error(capfd):
-    assert bench.in_process(["-c", "print('x'); print('[{}]')"]) == [{}]
-    (row,) = bench.in_process(["-c", "print('said'); raise KeyError('why')"])
+    script = "print('x'); print('[{\"step\": 1}]')"
+    assert list(bench.in_process(["-c", script])) == [[{"step": 1}]]
+    script = "import sys; print('said', file=sys.stderr); raise KeyError('why')"
+    ((row,),) = bench.in_process(["-c", script])
     assert "why" in row["error"] and "said" in capfd.readouterr().err
 
 

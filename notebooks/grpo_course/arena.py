@@ -21,11 +21,11 @@ from .sft_data import clean_row
 from .template import REASONING_END, SOLUTION_END, SOLUTION_START, as_prompt
 
 # %% ../04c_reward_arena.ipynb #arena-03
-def worked_problems(count: int = 20) -> list[dict]:
-    """Embedded problems worked in steps: problem, working, answer (whole), prompt."""
+def worked_problems() -> list[dict]:
+    """Twenty problems worked in steps: problem, working, answer (whole), prompt."""
     rows = map(clean_row, data.load_rows("embedded:sft", "sft"))
     rows = [row for row in rows if solution_style(row["working"]) == "steps"]
-    return [row | {"prompt": as_prompt(row["problem"])} for row in rows[:count]]
+    return [row | {"prompt": as_prompt(row["problem"])} for row in rows[:20]]
 
 # %% ../04c_reward_arena.ipynb #arena-05
 def answered(guess) -> str:
@@ -164,14 +164,14 @@ def summary(fought: pd.DataFrame) -> pd.DataFrame:
     return table.assign(n=both.size())[["n", "earns", "right", "from", "to", "exploit"]]
 
 # %% ../04c_reward_arena.ipynb #arena-29
-def shapes(fought: pd.DataFrame, most: int = 4) -> pd.DataFrame:
-    """The most frequent shapes of exploits after the training, one text beside each."""
+def shapes(fought: pd.DataFrame) -> pd.DataFrame:
+    """The four most frequent shapes of exploits after the training, each with one."""
     found = fought.loc["after"].query("exploit")
     texts = found["text"].str.replace(r"\d+", "N", regex=True)
     kinds = found.groupby(texts.str.removesuffix(answered("N")).rename("shape"))
     table = kinds["earns"].agg(n="size", earns="mean")
     table = table.join(kinds[["text", "true"]].first().add_prefix("one: "))
-    return table.sort_values("n", ascending=False, kind="stable").head(most)
+    return table.sort_values("n", ascending=False, kind="stable").head(4)
 
 # %% ../04c_reward_arena.ipynb #arena-33
 def verdict(fought: pd.DataFrame) -> str:

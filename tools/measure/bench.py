@@ -27,7 +27,7 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
-from grpo_course.ground import memory, session
+from grpo_course.ground import hardware, session
 from grpo_course.ground.profile import PROFILES
 from tools.measure import gpu_limits, random_model
 from tools.measure.gpu_limits import TOKENS
@@ -166,9 +166,9 @@ def measured(names: list[str], models: Path | None, real: Path | None):
     started = time.monotonic()
     load = load_trl if name.startswith("plain trl") else load_unsloth
     loaded = load(profile)
-    shared = {"machine": memory.machine(), "model": model.name}
+    shared = {"machine": hardware.machine(), "model": model.name}
     shared |= {"gib_held": profile.gpu_gib}
-    shared |= {"gib_loaded": round(memory.gpu_gib(), 1)}
+    shared |= {"gib_loaded": round(hardware.gpu_gib(), 1)}
     shared |= {"start_to_loaded_s": round(time.monotonic() - started, 1)}
     for name in names:
         yield [row | shared | took for row, took in tried(name, profile, loaded, real)]
@@ -220,7 +220,7 @@ def load_trl(profile) -> dict:
 
     from grpo_course.model import TARGET_MODULES
 
-    share = memory.vllm_share(replace(profile, gpu_memory_utilization=0.35))
+    share = hardware.vllm_share(replace(profile, gpu_memory_utilization=0.35))
     return {
         "model": profile.model_name,
         "tokenizer": AutoTokenizer.from_pretrained(profile.model_name),

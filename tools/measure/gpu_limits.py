@@ -2,7 +2,8 @@
 
 from types import SimpleNamespace
 
-from grpo_course.ground import cards, memory
+from grpo_course import scale_out
+from grpo_course.ground.hardware import machine
 from tools.measure.random_model import SIZES
 
 TOKENS, PROMPT = 512, 128  # of a completion; of a prompt, roughly
@@ -25,7 +26,7 @@ def ideal() -> dict:
         "bandwidth_tb_per_s": round(2 * source.numel() / copying / 1e12, 2),
         "rate_tflop_per_s": round(2 * len(a) ** 3 / multiplying / 1e12),
     }
-    return {"machine": memory.machine()} | ideal_step(32, **limits) | limits
+    return {"machine": machine()} | ideal_step(32, **limits) | limits
 
 
 def ideal_step(
@@ -40,7 +41,7 @@ def ideal_step(
     config = SimpleNamespace(**SIZES["8b"])
     layers, width = config.num_hidden_layers, config.head_dim
     # The embedding is a look-up; the head is not.
-    weights = cards.weights(config)[1] - config.vocab_size * config.hidden_size
+    weights = scale_out.weights(config)[1] - config.vocab_size * config.hidden_size
     cache = 4 * layers * config.num_key_value_heads * width  # bytes a token
     read = 2 * weights + completions * cache * (PROMPT + TOKENS / 2)
     generating = TOKENS * read / (bandwidth_tb_per_s * 1e12)

@@ -18,8 +18,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from grpo_course.ground import memory, session
-from grpo_course.ground.hardware import detect_hardware
+from grpo_course.ground import session
+from grpo_course.ground.hardware import detect_hardware, machine
 from grpo_course.ground.profile import PROFILES
 from tools.measure import bench, steps
 from tools.report import tables
@@ -98,7 +98,7 @@ def on_cpu(name: str) -> list[dict]:
     rows = [{"step": "generating"} | rate]
     if name == OURS:
         rows.append({"step": "grpo"} | steps.grpo_steps(profile, **found))
-    return [row | {"machine": memory.machine()} for row in rows]
+    return [row | {"machine": machine()} for row in rows]
 
 
 def load_plain(profile) -> dict:

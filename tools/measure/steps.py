@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections import defaultdict
 
-from grpo_course.ground import memory
+from grpo_course.ground.hardware import gpu_gib
 
 STEPS = 4  # the first compiles and is told apart
 
@@ -201,7 +201,7 @@ def timed_steps(trainer, parts: Parts | None = None, updates: int = 1) -> dict:
     return {
         "first_step_s": round(seconds[0], 1),
         "step_s": round(statistics.median(seconds[1:]), 2),
-        "gib_peak": round(memory.gpu_gib(peak=True), 1) if parts.gpu else None,
+        "gib_peak": round(gpu_gib(peak=True), 1) if parts.gpu else None,
         "n": len(seconds) - 1,
         "parts": {name: round(share, 3) for name, share in shares.items()},
     }

@@ -41,27 +41,31 @@ class Evaluation:
         }
 
 
-def evaluate(
+def evaluate(model, tokenizer, problems, profile, **how) -> Evaluation:
+    """Let the model answer problems and mark its answers; **how: as for `complete`.
+
+    `problems`: rows with "prompt" (messages: system and user) and "answer" (str).
+    """
+    form = {"tokenize": False, "add_generation_prompt": True}
+    prompts = [tokenizer.apply_chat_template(p["prompt"], **form) for p in problems]
+    completions = complete(model, tokenizer, prompts, profile, **how)
+    return mark(completions, [row["answer"] for row in problems])
+
+
+def complete(
     model,
     tokenizer,
-    problems,
+    prompts: list[str],
     profile,
     *,
     sampled: bool = False,
     adapter: str | None = None,
-) -> Evaluation:
-    """Let the model answer held-out problems and mark its answers.
+) -> list[Completion]:
+    """Complete rendered prompts as each stage is measured.
 
-    `problems`: rows with "prompt" (messages: system and user) and "answer" (str).
     Greedy, or with `sampled=True` at the temperature and min_p of GRPO's rollouts.
     """
-    prompts = [
-        tokenizer.apply_chat_template(
-            row["prompt"], tokenize=False, add_generation_prompt=True
-        )
-        for row in problems
-    ]
-    completions = generate(
+    return generate(
         model,
         tokenizer,
         prompts,
@@ -72,7 +76,6 @@ def evaluate(
         seed=profile.seed,
         adapter=adapter,
     )
-    return mark(completions, [row["answer"] for row in problems])
 
 
 def mark(
@@ -100,9 +103,7 @@ def conditions(profile) -> dict:
     return {name: getattr(profile, name) for name in names}
 
 
-def report(
-    model, tokenizer, problems, profile, *, adapter: str | None = None, samples: int = 6
-) -> dict:
+def report(model, tokenizer, problems, profile, *, adapter: str | None = None) -> dict:
     """What a stage's manifest keeps of its evaluation, greedy and sampled.
 
     Keys: `evaluation` (the two summaries), and of the greedy one `correct` (0 or 1 a
@@ -119,6 +120,6 @@ def report(
         "style_of": [solution_style(text) for text in texts],
         "samples": [
             {"problem": p["prompt"][-1]["content"], "answer": p["answer"], "text": text}
-            for p, text in zip(problems[:samples], texts, strict=False)
+            for p, text in zip(problems[:6], texts, strict=False)
         ],
     }

@@ -5,29 +5,16 @@ training ends in TrainingStopped, before anything is saved of the broken model.
 """
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
-from statistics import fmean, median, stdev
 
 from ..ground import checkpoints
+from ..reading_runs import TROUBLES, symptoms
 
 NUMBERS = ("loss", "grad_norm", "reward")  # of a log entry: each must be finite
 FP16_OVERFLOWS = 20  # in a row: the scaler's 2**16, halved by each, would be below 1
 HUGE = 100.0  # for a LoRA's weight, usually well below 1: every answer is noise then
 NO_STEP = """Not one step was taken: the data has fewer rows than a step needs. \
 See which filter dropped them, or lower the batch size."""
-TROUBLES = {
-    "exploding gradient": """the gradient was over 100 times its usual size, 3 times \
-in a row. Try half of the learning rate, or a longer warm-up.""",
-    "no variance": """in the last 10 steps all completions of a group had equal \
-rewards, and such groups teach nothing. Try easier problems if the reward is low and \
-harder ones if it is high; if it is lowest, see whether the model knows the format.""",
-    "clipped": """in the last 5 steps hardly any completion came to its end. Try a \
-COURSE_MAX_COMPLETION_LENGTH above {limit}, or see if the warm-up taught it to stop.""",
-    "flat reward": """the reward of the last 20 steps is no higher, but for chance, \
-than that of the first 20. Look at frac_reward_zero_std (near 1: too easy or too hard \
-problems), then try a higher COURSE_GRPO_LEARNING_RATE or more steps.""",
-}
 
 
 class TrainingStopped(RuntimeError):
@@ -96,29 +83,3 @@ def broken_weight(model) -> str | None:
         largest = largest.full_tensor()
     good = (largest <= HUGE).tolist()  # one look at the GPU for all; a NaN is not good
     return None if all(good) else trained[good.index(False)][0]
-
-
-def symptoms(history: list[dict]) -> Iterator[str]:
-    """Which of TROUBLES a training is in. history: one dict a step, oldest first.
-
-    Ten steps without variance: in a healthy run near its best one is in two (measured
-    with the course's own, on a CPU), and ten in a row one chance in a thousand.
-    """
-
-    def column(name: str, last: int = 0) -> list[float]:
-        return [float(entry[name]) for entry in history if name in entry][-last:]
-
-    norms, equal = column("grad_norm"), column("frac_reward_zero_std", 10)
-    usual = [norm for norm in norms[:-3] if 0 < norm < math.inf]
-    if len(usual) >= 10 and min(norms[-3:]) > 100 * median(usual):
-        yield "exploding gradient"
-    if len(equal) == 10 and min(equal) == 1:
-        yield "no variance"
-    clipped = column("completions/clipped_ratio", 5)
-    if len(clipped) == 5 and min(clipped) >= 0.95:
-        yield "clipped"
-    if len(rewards := column("reward")) >= 40:
-        first, last = rewards[:20], rewards[-20:]
-        error = math.hypot(stdev(first), stdev(last)) / math.sqrt(20)
-        if fmean(last) - fmean(first) <= 2 * error:
-            yield "flat reward"

@@ -9,7 +9,7 @@ from statistics import fmean
 from transformers import TrainerCallback
 
 KEPT_FILES = 10  # of completions; older ones stay only where a table shows them
-BARS = "▁▂▃▄▅▆▇█"
+BARS, WIDTH = "▁▂▃▄▅▆▇█", 16  # of a curve in one line
 
 
 class Progress(TrainerCallback):
@@ -41,11 +41,11 @@ class Progress(TrainerCallback):
         return f"\rstep {state.global_step} of {state.max_steps}" + "".join(shown)
 
 
-def sparkline(values: list[float], width: int = 16) -> str:
-    """A curve in one line of text: means of `width` stretches; "" for fewer values."""
-    if len(values) < width:
+def sparkline(values: list[float]) -> str:
+    """A curve in one line of text: means of WIDTH stretches; "" for fewer values."""
+    if len(values) < WIDTH:
         return ""
-    ends = [round(i * len(values) / width) for i in range(width + 1)]
+    ends = [round(i * len(values) / WIDTH) for i in range(WIDTH + 1)]
     means = [fmean(values[a:b]) for a, b in pairwise(ends)]
     scale = (len(BARS) - 1) / (max(means) - min(means) or 1)
     return " " + "".join(BARS[round((mean - min(means)) * scale)] for mean in means)

@@ -10,10 +10,15 @@ Worked problems in GSM8K's layout (question, answer with "####" before the final
 are understood too.
 """
 
+import csv
+import io
+import json
+import math
 import re
 import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
 
-from .local_rows import local_rows, question_text
 from .paths import REPO, local_path
 
 SHIPPED = REPO / "notebooks" / "data"  # written by tools/tiny/rows.py
@@ -22,10 +27,9 @@ COLUMNS = {
     "grpo": ("prompt", "solution"),
 }
 GSM8K = {"question", "answer"}
+KNOWN = GSM8K.union(*COLUMNS.values())
+MOST = 27  # columns: these and a few more, for the message that says what there is
 CALCULATOR_NOTE = re.compile(r"<<[^<>]*>>")
-
-
-__all__ = ["DataError", "load_rows", "question_key", "question_text"]
 
 
 class DataError(ValueError):
@@ -47,7 +51,7 @@ def load_rows(source: str, layout: str):
     path = SHIPPED / f"{name}.jsonl" if name and not kind else local_path(source)
     if path:
         try:
-            rows = Dataset.from_list(local_rows(path))
+            rows = Dataset.from_list(_local_rows(path))
         except (OSError, ValueError) as error:
             raise DataError(f"The data file {path} cannot be used: {error}.") from None
         return _with_layout(rows, layout, source)
@@ -61,6 +65,15 @@ def load_rows(source: str, layout: str):
             "COURSE_EVAL_DATA to a local file."
         ) from error
     return _with_layout(rows, layout, source)
+
+
+def question_text(prompt) -> str:
+    """The question of a row: its text, or the last user message of a conversation."""
+    if isinstance(prompt, list):
+        turns = [turn for turn in prompt if isinstance(turn, dict)]
+        asked = [turn.get("content") for turn in turns if turn.get("role") == "user"]
+        prompt = asked[-1] if asked else None
+    return prompt.strip() if isinstance(prompt, str) else ""
 
 
 def question_key(text: str) -> str:
@@ -94,3 +107,74 @@ def _from_gsm8k(row: dict, layout: str) -> dict:
         "generated_solution": CALCULATOR_NOTE.sub("", working).strip(),
         "expected_answer": answer.strip(),
     }
+
+
+def _local_rows(path: Path) -> list[dict]:
+    """The rows of a .jsonl, .json, .csv or .parquet file, all with the same keys.
+
+    Of columns that no lesson knows, the first few are kept. Raises OSError or
+    ValueError, which names the line or row, where the file is no such table.
+    """
+    rows = []
+    for place, row in _objects(path):
+        if not isinstance(row, dict):
+            raise ValueError(f"{place} is no JSON object")
+        rows.append({_text(key): _text(value) for key, value in row.items()})
+    if not rows:
+        raise ValueError("it has no rows")
+    columns = dict.fromkeys(key for row in rows for key in row)
+    columns = sorted(columns, key=lambda key: key not in KNOWN)[:MOST]
+    return [{key: row.get(key) for key in columns} for row in rows]
+
+
+def _objects(path: Path) -> Iterator[tuple]:
+    """(where it stands, row) for each row; a ValueError names the line it is about."""
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        table = pyarrow.parquet.read_table(path)
+        yield from ((f"row {n}", row) for n, row in enumerate(table.to_pylist(), 1))
+        return
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"line {line} is not in UTF-8") from None
+    if path.suffix == ".csv":
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        try:
+            for row in reader:
+                if None in row:
+                    raise csv.Error("more values than the first line has columns")
+                yield f"line {reader.line_num}", row
+        except csv.Error as error:
+            raise ValueError(f"line {reader.line_num} is no CSV ({error})") from None
+    elif path.suffix == ".json":
+        rows = _json(text, 1)
+        if not isinstance(rows, list):
+            raise ValueError("line 1 begins no list of JSON objects")
+        yield from ((f"row {n}", row) for n, row in enumerate(rows, 1))
+    else:
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
+                yield f"line {number}", _json(line, number)
+
+
+def _json(text: str, first: int):
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        line = first + getattr(error, "lineno", 1) - 1
+        raise ValueError(f"line {line} is no JSON ({error})") from None
+
+
+def _text(value) -> str | None:
+    if isinstance(value, list):
+        value = question_text(value) or None
+    if isinstance(value, str):  # without lone surrogates, which no table can hold
+        return value.encode(errors="replace").decode()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    finite = not isinstance(value, float) or math.isfinite(value)
+    return str(value) if finite else None

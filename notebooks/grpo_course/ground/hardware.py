@@ -1,4 +1,4 @@
-"""What this machine has, and what it lacks for a profile."""
+"""What this machine has, what of its memory is in use, what it lacks for a profile."""
 
 import importlib.util
 import os
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from .paths import local_path
+
+GIB = 2**30
 
 
 class Hardware(NamedTuple):
@@ -23,10 +25,59 @@ def detect_hardware() -> Hardware:
     if not torch.cuda.is_available():
         return Hardware()
     return Hardware(
-        gpu_gib=torch.cuda.get_device_properties(0).total_memory / 2**30,
+        gpu_gib=torch.cuda.get_device_properties(0).total_memory / GIB,
         bf16=torch.cuda.get_device_capability(0) >= (8, 0),
         vllm=importlib.util.find_spec("vllm") is not None,
     )
+
+
+def gpu_gib(peak: bool = False) -> float:
+    """GiB of GPU memory in use, now or at the peak since the last reset.
+
+    What torch has reserved (vLLM's cache and weights included), and what CUDA itself,
+    or another process on the same GPU, takes beside it.
+    """
+    import torch
+
+    free, total = torch.cuda.mem_get_info()
+    now, most = torch.cuda.memory_reserved(), torch.cuda.max_memory_reserved()
+    return (total - free - now + (most if peak else now)) / GIB
+
+
+def free_memory(profile) -> float:
+    """GiB that are free, on the GPU if the profile is for one."""
+    import psutil
+    import torch
+
+    if not profile.on_gpu:
+        return psutil.virtual_memory().available / GIB
+    free, total = (size / GIB for size in torch.cuda.mem_get_info())
+    return free - (total - profile.gpu_gib if profile.gpu_gib else 0)
+
+
+def machine() -> str:
+    """The GPU's name, or the number of CPU cores."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{os.cpu_count()} CPU cores"
+
+
+def vllm_share(profile) -> float:
+    """vLLM's share of the whole GPU, 0 to 1.
+
+    With `gpu_gib` set this process is also held to so much memory, as if the GPU were a
+    smaller one: torch refuses more, and vLLM's share is one of the smaller GPU.
+    """
+    import torch
+
+    share = profile.gpu_memory_utilization
+    if profile.gpu_gib is None:
+        return share
+    total = torch.cuda.get_device_properties(0).total_memory / GIB
+    torch.cuda.set_per_process_memory_fraction(profile.gpu_gib / total)
+    return share * profile.gpu_gib / total
 
 
 def conditions_here(p, hardware: Hardware) -> Iterator[tuple]:

@@ -2,8 +2,10 @@
 
 import math
 
+Z = 1.959964  # standard errors to either side of a 95 % interval
 
-def wilson_interval(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+
+def wilson_interval(right: int, n: int) -> tuple[float, float]:
     """The 95 % interval of a share, right out of n (Wilson 1927).
 
     Unlike mean +- 1.96 standard errors it stays inside 0 to 1 and has a width at 0 %
@@ -12,9 +14,9 @@ def wilson_interval(right: int, n: int, z: float = 1.959964) -> tuple[float, flo
     if not 0 <= right <= n or n == 0:
         raise ValueError(f"{right} right answers of {n} is no share: need 0 <= k <= n.")
     share = right / n
-    centre = share + z * z / (2 * n)
-    spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
+    centre = share + Z * Z / (2 * n)
+    spread = Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
+    scale = 1 + Z * Z / n
     low = (centre - spread) / scale if right else 0.0  # exactly, without rounding
     high = (centre + spread) / scale if right < n else 1.0
     return low, high
@@ -45,29 +47,12 @@ def mcnemar_p_value(gained: int, lost: int) -> float:
     return min(1.0, 2 * tail / 2**changed)
 
 
-def paired_interval(
-    gained: int, lost: int, n: int, z: float = 1.959964
-) -> tuple[float, float]:
+def paired_interval(gained: int, lost: int, n: int) -> tuple[float, float]:
     """The 95 % interval of the difference of two shares on the same n problems.
 
     An adjusted Wald interval: one pair more of each kind that changed (Bonett and
     Price 2012, doi:10.3102/1076998611411915).
     """
     more, fewer = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
-    spread = z * math.sqrt((more + fewer - (more - fewer) ** 2) / (n + 2))
+    spread = Z * math.sqrt((more + fewer - (more - fewer) ** 2) / (n + 2))
     return more - fewer - spread, more - fewer + spread
-
-
-def pass_at_k(samples: int, right: int, k: int) -> float:
-    """How likely is a right one among k answers? Estimated from more samples than k.
-
-    `right` of `samples` answers to one problem were right. The result is the share of
-    the ways to draw k of them that have a right one: an estimate without bias (Chen et
-    al. 2021, arXiv:2107.03374, equation 1). Raises ValueError unless 1 <= k <= samples.
-    """
-    if not (1 <= k <= samples and 0 <= right <= samples):
-        raise ValueError(
-            f"pass@{k} of {right} right answers in {samples} samples is not defined: "
-            "need 1 <= k <= samples and 0 <= right <= samples."
-        )
-    return 1 - math.comb(samples - right, k) / math.comb(samples, k)
