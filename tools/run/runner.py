@@ -32,6 +32,7 @@ def kernel_environment(home: Path, offline: bool) -> dict[str, str]:
     settings = {
         "COURSE_HOME": home,
         "MPLCONFIGDIR": cache / "matplotlib",
+        "MATPLOTLIBRC": nbtools.FOLDER,  # a fork was elsewhere when it imported it
         "IPYTHONDIR": cache / "ipython",
         "TQDM_DISABLE": 1,
         "TOKENIZERS_PARALLELISM": "false",

@@ -1,5 +1,7 @@
 """Let a model complete prompts: with vLLM where it has that, else with transformers."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -65,6 +67,28 @@ def generate(
     finally:
         model.train(was_training)
     return [done[i] for i in range(len(prompts))]
+
+
+@contextmanager
+def merged(model) -> Iterator[None]:
+    """Let the weights hold the LoRA adapter meanwhile: a third less to compute.
+
+    Only in float32, where a score moves by about a millionth; afterwards the weights
+    are what they were, bit for bit. Any other model stays as it is.
+    """
+    layers = model.modules() if hasattr(model, "peft_config") else ()
+    weights = [layer.base_layer.weight for layer in layers if hasattr(layer, "merge")]
+    if not weights or str(weights[0].dtype) != "torch.float32":
+        yield
+        return
+    kept = [weight.detach().clone() for weight in weights]
+    model.merge_adapter()
+    try:
+        yield
+    finally:
+        model.unmerge_adapter()  # which subtracts, and rounds
+        for weight, before in zip(weights, kept, strict=True):
+            weight.data.copy_(before)
 
 
 def _completion(tokenizer, ids: list[int], ends: set[int]) -> Completion:
