@@ -106,8 +106,13 @@ def _generate_vllm(model, prompts, adapter, seed, **options):
     seeds = range(seed, seed + len(prompts))
     sampling = [SamplingParams(seed=number, **options) for number in seeds]
     how = {"lora_request": model.load_lora(adapter) if adapter else None}
-    outputs = model.fast_generate(prompts, sampling, use_tqdm=False, **how)
+    return of_vllm(model.fast_generate(prompts, sampling, use_tqdm=False, **how))
+
+
+def of_vllm(replies) -> list[Completion]:
+    """The completions in what vLLM returns, one for each prompt."""
+    answers = [reply.outputs[0] for reply in replies]
     return [
-        Completion(o.text, len(o.token_ids), o.finish_reason == "length")
-        for o in (output.outputs[0] for output in outputs)
+        Completion(a.text, len(a.token_ids), a.finish_reason == "length")
+        for a in answers
     ]
