@@ -74,9 +74,11 @@ def merged(model) -> Iterator[None]:
     """Let the weights hold the LoRA adapter meanwhile: a third less to compute.
 
     Only in float32, where a score moves by about a millionth; afterwards the weights
-    are what they were, bit for bit. Any other model stays as it is.
+    are what they were, bit for bit. Any other model stays as it is, and so does one
+    that vLLM shares, which adds the adapter itself.
     """
-    layers = model.modules() if hasattr(model, "peft_config") else ()
+    alone = hasattr(model, "peft_config") and not hasattr(model, "vllm_engine")
+    layers = model.modules() if alone else ()
     weights = [layer.base_layer.weight for layer in layers if hasattr(layer, "merge")]
     if not weights or str(weights[0].dtype) != "torch.float32":
         yield
