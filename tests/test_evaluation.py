@@ -2,13 +2,14 @@
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpo_course.gauges import evaluation
-from grpo_course.ground.generate import Completion, generate
+from grpo_course.ground.generate import Completion, generate, merged
 from grpo_course.ground.paths import REPO
 from grpo_course.ground.profile import PROFILES
 from grpo_course.ground.statistics import (
@@ -264,6 +265,43 @@ def test_also_after_an_error(model, tokenizer, monkeypatch):
     with pytest.raises(RuntimeError):
         generate(model, tokenizer, PROMPTS, max_new_tokens=1)
     assert (model.training, tokenizer.padding_side) == (True, "right")
+
+
+@pytest.mark.parametrize(
+    "dtype, engine", [("float32", False), ("bfloat16", False), ("float32", True)]
+)
+def test_a_merged_adapter_scores_the_same_and_leaves_no_trace(tokenizer, dtype, engine):
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(
+        REPO / "models/tiny-qwen3", dtype=getattr(torch, dtype)
+    )
+    # Seven projections would prove no more.
+    peft = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "up_proj"]))
+    torch.manual_seed(0)
+    for name, weight in peft.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.05)
+    if engine:
+        peft.vllm_engine = SimpleNamespace()
+    before = {name: w.detach().clone() for name, w in peft.named_parameters()}
+    inputs = tokenizer(PROMPTS[0], return_tensors="pt")
+    layer = peft.get_submodule("base_model.model.model.layers.0.self_attn.q_proj")
+    with torch.inference_mode():
+        with peft.disable_adapter():
+            without = peft(**inputs).logits
+        scores = peft(**inputs).logits
+    with pytest.raises(KeyboardInterrupt), merged(peft):
+        assert layer.merged == (dtype == "float32" and not engine)
+        with torch.inference_mode():
+            change = (peft(**inputs).logits - scores).abs().max()
+        assert change <= 1e-3 < (scores - without).abs().max()
+        raise KeyboardInterrupt
+    assert not layer.merged
+    for name, weight in peft.named_parameters():
+        assert torch.equal(weight, before[name]), name
 
 
 def test_report_holds_what_a_manifest_needs(model, tokenizer):

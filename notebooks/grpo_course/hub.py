@@ -9,14 +9,14 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData, get_token
 
-from .ground.paths import local_path
+from .ground.paths import REPO, local_path
 from .ground.stages import MANIFEST
 
 
 class UploadError(RuntimeError):
     """An upload that failed or cannot begin; the message says what to do."""
 
-
+# %% ../06_export.ipynb #hub-token
 def token() -> str:
     """The hub's token. Raises UploadError where there is none, or one of no use."""
     found = get_token()
@@ -37,72 +37,8 @@ def files_to_upload(folder: Path) -> dict[str, int]:
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
     return {name: size for name, size in sizes.items() if name != MANIFEST}
 
-# %% ../06_export.ipynb #card-1
-CARD = """---
-{{ card_data }}
----
-
-# {{ base }}, trained to reason with GRPO ({{ export }})
-
-A LoRA adapter was warmed up on worked solutions (SFT) and then trained with GRPO on
-rewards that a program can check. The chat template opens the reasoning; the answer
-stands between `<SOLUTION>` and `</SOLUTION>`.
-
-## Base and settings
-
-Base: `{{ base }}`, {{ revision }}.
-
-| stage | setting | value |
-|---|---|---|
-{% for stage, name, value in settings -%}
-| {{ stage }} | {{ name }} | {{ value }} |
-{% endfor %}
-"""
-
-# %% ../06_export.ipynb #card-3
-CARD += """## Results
-
-Held-out problems (`{{ eval_data }}`), greedy decoding. `template` is the base model
-before any training.
-
-| after | n | accuracy | 95 % interval | format |
-|---|---|---|---|---|
-{% for stage, found in results -%}
-| {{ stage }} | {{ found.n }} | {{ "{:.1%}".format(found.accuracy) }} |
-{#- #} {{ "{:.1%} to {:.1%}".format(found.ci_low, found.ci_high) }} |
-{#- #} {{ "{:.1%}".format(found.format_rate) }} |
-{% endfor %}
-{%- if proof %}
-The exports, read by other software, on a part of these problems:
-
-| read as | same completions | accuracy |
-|---|---|---|
-{% for row in proof -%}
-| {{ row["read as"] }} | {{ row["same completions"] }} |
-{#- #} {{ "{:.1%}".format(row.accuracy) }} |
-{% endfor %}
-{%- endif %}
-"""
-
-# %% ../06_export.ipynb #card-5
-CARD += """## Limits
-
-The training rewarded right final numbers in a fixed format, on problems whose answer is
-a number; nothing else was trained or measured. The working that the model writes was
-never checked step by step: it can be wrong and the answer right, or the reverse. It
-answers with the same confidence where it knows nothing. The licences of the base and of
-the data apply.
-{%- if tiny %}
-The base is a teaching-scale model of a few million parameters, made for a course: it
-knows small arithmetic and nothing of the world.
-{%- endif %}
-
-## Made with
-
-{{ packages }}.
-"""
-
 # %% ../06_export.ipynb #hub-07
+CARD = REPO / "notebooks" / "grpo_course" / "card.jinja"
 SHOWN = {
     "sft": ("sft_data", "sft_epochs", "sft_learning_rate", "lora_rank", "lora_alpha"),
     "grpo": ("grpo_data", "reward", "grpo_steps", "num_generations", "temperature")
@@ -110,7 +46,7 @@ SHOWN = {
 }
 LIBRARIES = {"lora": "peft", "gguf": "llama.cpp"}
 
-
+# %% ../06_export.ipynb #folders
 def without_folders(source):
     """A setting as others may see it: a local path without the folders above it."""
     if isinstance(source, str) and not source.startswith("models/"):
@@ -143,7 +79,7 @@ def model_card(name: str, chain: list, proof: list[dict], eval_data: str) -> str
     digest, revision = base["digest"], manifest["revision"]
     card = ModelCard.from_template(
         card_head(name, settings),
-        template_str=CARD,
+        template_path=str(CARD),
         export=name,
         base=shown["model_name"],
         revision=f"sha256 {digest[:16]}" if digest else f"revision {revision}",

@@ -34,6 +34,8 @@ def kernel_environment(home: Path, offline: bool) -> dict[str, str]:
     settings = {"COURSE_HOME": home, "TQDM_DISABLE": 1}
     settings |= {"TOKENIZERS_PARALLELISM": "false", "IPYTHONDIR": cache / "ipython"}
     settings |= {"MPLCONFIGDIR": cache / "matplotlib"}
+    # A fork was elsewhere when it imported matplotlib:
+    settings |= {"MATPLOTLIBRC": nbtools.FOLDER}
     settings |= {variable: cache / name for variable, name in CACHES.items()}
     if offline:
         settings |= {"HF_HUB_OFFLINE": 1, "HF_DATASETS_OFFLINE": 1}

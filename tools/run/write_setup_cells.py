@@ -21,8 +21,8 @@ KAGGLE = "https://kaggle.com"
 PROSE = """\
 {badges}
 
-On Colab and Kaggle the next cell fetches the course and installs its pinned packages \
-(and says so if you have to restart the session). Anywhere else it does nothing."""
+On Colab and Kaggle the next cell fetches the course and installs its pinned packages.
+Anywhere else it does nothing."""
 
 CODE = """\
 import os

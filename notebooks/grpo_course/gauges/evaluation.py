@@ -7,7 +7,7 @@ solution tags), so that the stages can be compared problem by problem.
 
 from dataclasses import dataclass
 
-from ..ground.generate import Completion, generate
+from ..ground.generate import Completion, generate, merged
 from ..ground.statistics import wilson_interval
 from ..ground.styles import solution_style
 from ..marking import answers_equal
@@ -65,17 +65,18 @@ def complete(
 
     Greedy, or with `sampled=True` at the temperature and min_p of GRPO's rollouts.
     """
-    return generate(
-        model,
-        tokenizer,
-        prompts,
-        max_new_tokens=profile.max_completion_length,
-        temperature=profile.temperature if sampled else 0.0,
-        min_p=profile.min_p if sampled else 0.0,
-        batch_size=profile.eval_batch_size,
-        seed=profile.seed,
-        adapter=adapter,
-    )
+    with merged(model):
+        return generate(
+            model,
+            tokenizer,
+            prompts,
+            max_new_tokens=profile.max_completion_length,
+            temperature=profile.temperature if sampled else 0.0,
+            min_p=profile.min_p if sampled else 0.0,
+            batch_size=profile.eval_batch_size,
+            seed=profile.seed,
+            adapter=adapter,
+        )
 
 
 def mark(

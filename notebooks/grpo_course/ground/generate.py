@@ -1,5 +1,7 @@
 """Let a model complete prompts: with vLLM where it has that, else with transformers."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -67,6 +69,30 @@ def generate(
     return [done[i] for i in range(len(prompts))]
 
 
+@contextmanager
+def merged(model) -> Iterator[None]:
+    """Let the weights hold the LoRA adapter meanwhile: a third less to compute.
+
+    Only in float32, where a score moves by about a millionth; afterwards the weights
+    are what they were, bit for bit. Any other model stays as it is, and so does one
+    that vLLM shares, which adds the adapter itself.
+    """
+    alone = hasattr(model, "peft_config") and not hasattr(model, "vllm_engine")
+    layers = model.modules() if alone else ()
+    weights = [layer.base_layer.weight for layer in layers if hasattr(layer, "merge")]
+    if not weights or str(weights[0].dtype) != "torch.float32":
+        yield
+        return
+    kept = [weight.detach().clone() for weight in weights]
+    model.merge_adapter()
+    try:
+        yield
+    finally:
+        model.unmerge_adapter()  # which subtracts, and rounds
+        for weight, before in zip(weights, kept, strict=True):
+            weight.data.copy_(before)
+
+
 def _completion(tokenizer, ids: list[int], ends: set[int]) -> Completion:
     last = next((i for i, token in enumerate(ids) if token in ends), None)
     if last is not None:  # what follows is padding
@@ -82,8 +108,13 @@ def _generate_vllm(model, prompts, adapter, seed, **options):
     seeds = range(seed, seed + len(prompts))
     sampling = [SamplingParams(seed=number, **options) for number in seeds]
     how = {"lora_request": model.load_lora(adapter) if adapter else None}
-    outputs = model.fast_generate(prompts, sampling, use_tqdm=False, **how)
+    return of_vllm(model.fast_generate(prompts, sampling, use_tqdm=False, **how))
+
+
+def of_vllm(replies) -> list[Completion]:
+    """The completions in what vLLM returns, one for each prompt."""
+    answers = [reply.outputs[0] for reply in replies]
     return [
-        Completion(o.text, len(o.token_ids), o.finish_reason == "length")
-        for o in (output.outputs[0] for output in outputs)
+        Completion(a.text, len(a.token_ids), a.finish_reason == "length")
+        for a in answers
     ]
