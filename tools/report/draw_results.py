@@ -111,8 +111,7 @@ TRIALS = {  # of a real model, in the order of the picture
     "C": "C: as B with <think>,\nat 2.5 times the rate",
     "A": "A: as B with <think>,\nat the same rate",
 }
-PARTS = {"vLLM generates": "#4c78a8", "loss, forward": "#f58518"}  # of a step
-PARTS |= {"loss, backward": "#54a24b", "the rest": "#bab0ac"}
+PARTS = ("#4c78a8", "#f58518", "#bab0ac")  # of a step: sampling, loss, the rest
 
 
 def draw_trials(trials: pd.DataFrame):
@@ -147,23 +146,42 @@ def draw_collapse(curves: pd.DataFrame):
     return fig
 
 
+STEPS = {  # of bench, beside the trials'
+    "gpu-throughput.json": "8B, 64 completions\nof 512 tokens",
+    "gpu-natural.json": "1.5B, 64 completions\nof their own length",
+}
+
+
 def draw_time(curves: pd.DataFrame):
-    """Where the seconds of a step go (results.timeline); rewards are of the rest."""
+    """Where the seconds of a step go: a bar for the trials (results.timeline), and one
+    for the first variant of each of STEPS whose parts are known."""
     told = results.timeline(curves.to_dict("records"))
     seconds = {row["part"]: row["seconds"] for row in told}
-    seconds["the rest"] += seconds["rewards"]
-    fig = Figure(figsize=(9, 1.7))
+    loss = seconds["loss, forward"] + seconds["loss, backward"]
+    bars = {"1.5B, 256 completions\nof their own length": (seconds, loss)}
+    for table, name in STEPS.items():
+        row = next(row for row in tables.read(table) if "parts" in row)
+        parts = row["parts"]
+        seconds = {"vLLM generates": parts["generating"], "a step": sum(parts.values())}
+        bars[name] = seconds, parts["forward and backward"]
+    fig = Figure(figsize=(9, 2.6))
     ax = fig.subplots()
-    start = 0.0
-    for part, colour in PARTS.items():
-        ax.barh(0, seconds[part], left=start, color=colour)
-        label, middle = f"{part}\n{seconds[part]:.1f} s", start + seconds[part] / 2
-        if part == "the rest":
-            ax.text(seconds["a step"], 0, f" {label}".replace("\n", "\n "), va="center")
-        else:
-            ax.text(middle, 0, label, ha="center", va="center")
-        start += seconds[part]
-    ax.set(yticks=(), xlim=(0, start * 1.1), xlabel="seconds of a step")
+    for place, (seconds, loss) in enumerate(reversed(bars.values())):
+        generates, whole = seconds["vLLM generates"], seconds["a step"]
+        parts = {"sampling": generates, "loss": loss}
+        parts["the rest"] = whole - sum(parts.values())
+        start = 0.0
+        for (part, long), colour in zip(parts.items(), PARTS, strict=True):
+            ax.barh(place, long, left=start, color=colour)
+            label, middle = f"{part}\n{long:.1f} s", start + long / 2
+            if part == "the rest":
+                label = " " + label.replace("\n", "\n ")
+                ax.text(whole, place, label, va="center")
+            else:
+                ax.text(middle, place, label, ha="center", va="center")
+            start += long
+    ax.set(yticks=range(len(bars)), yticklabels=[*bars][::-1])
+    ax.set(xlim=(0, 20), xlabel="seconds of a step")
     return fig
 
 

@@ -82,6 +82,18 @@ def shares(rows: list[dict]) -> list[dict]:
     return rows
 
 
+def scaled(rows: list[dict]) -> list[dict]:
+    """Rows of recipes.compare, with each rate set against one GPU's, if that is there."""
+    same = ("machine", "model", "completions")
+    alone = [row for row in rows if (row["way"], row["processes"]) == ("ddp", 1)]
+    one = {tables.key_of(row, same): row["tokens_per_s"] for row in alone}
+    for row in rows:
+        row["gpus"] = row["processes"] + (row["way"] == "server")
+        if rate := one.get(tables.key_of(row, same)):
+            row["ratio"] = row["tokens_per_s"] / rate
+    return rows
+
+
 NOT_SHOWN = r"first|samples"  # of the trials' problems: parts and samples; see the file
 GAINED = ("B", "C", "D", "E")
 WARM, HEALTHY = 4, 0.3  # first step without compiling; unseen tokens a completion
@@ -182,6 +194,20 @@ GPU_TABLES = {  # by their markers in the README
         "| tokens a second: {tokens_per_s:,.0f} | of the ideal: {share:.0%}"
         "| GiB at the peak: {gib_peak:.1f} | first step (s): {first_step_s:.0f}",
         shares,
+    ),
+    "gpu-natural": Table(
+        "1.5B weights: {variant} | machine: {machine}"
+        "|| completions a step: {completions} | tokens each: {tokens}"
+        "| seconds a step: {step_s:.2f} | of it generating: {of_it_generating_s:.2f}"
+        "| tokens a second: {tokens_per_s:,.0f} | GiB at the peak: {gib_peak:.1f}",
+    ),
+    "scale": Table(
+        "way: {way} | weights: {model} | machine: {machine} | GPUs: {gpus}"
+        "|| completions a step: {completions} | tokens each: {tokens:.0f}"
+        "| seconds a step: {step_s:.2f} | of it sampling: {sampling_s:.2f}"
+        "| tokens a second: {tokens_per_s:,.0f} | times one GPU: {ratio:.2f}"
+        "| GiB at the peak: {gib_peak:.1f} | steps: {n}",
+        scaled,
     ),
 }
 
