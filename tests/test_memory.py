@@ -128,6 +128,19 @@ def test_the_calculator_is_near_each_measured_variant(row):
     assert sum(parts.values()) == pytest.approx(row["gib_peak"], rel=0.12)
 
 
+DDP = [r for r in tables.read("scale.json") if (r["way"], r["model"]) == ("ddp", "8b")]
+
+
+@pytest.mark.parametrize("row", DDP, ids=lambda row: f"{row['processes']} processes")
+def test_the_calculator_is_near_each_gpu_of_several(row):
+    own = {"grpo_batch_size": 8, "max_seq_length": 1024}
+    profile = replace(profiles.PROFILES["a100"], **own)
+    config = SimpleNamespace(**random_model.SIZES["8b"])
+    where = {"gpu_gib": TOTAL[row["machine"]], "gpus": row["processes"]}
+    parts = scale_out.per_gpu("ddp", profile, config, **where)
+    assert sum(parts.values()) == pytest.approx(row["gib_peak"], rel=0.05)
+
+
 TINY = SimpleNamespace(**json.loads((random_model.TINY / "config.json").read_text()))
 QWEN_1_5B = random_model.QWEN3_1_7B | {"hidden_size": 1536, "intermediate_size": 8960}
 QWEN_1_5B |= {"num_attention_heads": 12, "num_key_value_heads": 2}  # of Qwen2.5
