@@ -133,7 +133,7 @@ DDP = [r for r in tables.read("scale.json") if (r["way"], r["model"]) == ("ddp",
 
 @pytest.mark.parametrize("row", DDP, ids=lambda row: f"{row['processes']} processes")
 def test_the_calculator_is_near_each_gpu_of_several(row):
-    own = {"grpo_batch_size": 8, "max_seq_length": 1024}
+    own = {"max_completion_length": 512, "max_seq_length": 1024}
     profile = replace(profiles.PROFILES["a100"], **own)
     config = SimpleNamespace(**random_model.SIZES["8b"])
     where = {"gpu_gib": TOTAL[row["machine"]], "gpus": row["processes"]}
