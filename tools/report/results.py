@@ -83,7 +83,7 @@ def shares(rows: list[dict]) -> list[dict]:
 
 
 def scaled(rows: list[dict]) -> list[dict]:
-    """Rows of recipes.compare, with each rate set against one GPU's, if that is there."""
+    """Rows of recipes.compare, with each rate set against that of one GPU, if known."""
     same = ("machine", "model", "completions")
     alone = [row for row in rows if (row["way"], row["processes"]) == ("ddp", 1)]
     one = {tables.key_of(row, same): row["tokens_per_s"] for row in alone}
