@@ -78,8 +78,8 @@ def merged(model) -> Iterator[None]:
     that vLLM shares, which adds the adapter itself.
     """
     alone = hasattr(model, "peft_config") and not hasattr(model, "vllm_engine")
-    layers = model.modules() if alone else ()
-    weights = [layer.base_layer.weight for layer in layers if hasattr(layer, "merge")]
+    layers = [m for m in model.modules() if hasattr(m, "merge")] if alone else []
+    weights = [layer.base_layer.weight for layer in layers if not layer.merged]
     if not weights or str(weights[0].dtype) != "torch.float32":
         yield
         return
