@@ -114,11 +114,14 @@ def held(way: str, profile, config, sampler: float, gpus: int) -> dict[str, floa
     base = all_weights * (0.6 if profile.load_in_4bit else width) / GIB
     layers = width * layer * config.num_hidden_layers / GIB
     two = 2 * width * (layer + config.vocab_size * config.hidden_size) / GIB
+    keys = 2 * width * config.num_key_value_heads * config.head_dim / GIB  # and values
+    keys *= config.num_hidden_layers * profile.max_seq_length
+    keys *= profile.grpo_generation_batch / gpus  # transformers samples all at once
     vllm = {"vLLM's share": max(sampler, base + CACHE)}
     ways = {
         "ddp": vllm,  # the base is inside
         "server": {"base": base, "copy of the base": layers},  # for exact unmerging
-        "fsdp2": {"base": base / gpus, "layers at work": two},  # one, and the next
+        "fsdp2": {"base": base / gpus, "layers at work": two, "keys": keys},
         "colocate": {"base": base} | vllm,
     }
     if way not in ways:
