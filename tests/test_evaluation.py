@@ -13,7 +13,6 @@ from grpo_course.ground.generate import Completion, generate, merged
 from grpo_course.ground.paths import REPO
 from grpo_course.ground.profile import PROFILES
 from grpo_course.ground.statistics import (
-    paired_interval,
     paired_p_value,
     wilson_interval,
 )
@@ -50,17 +49,6 @@ def test_interval_holds_the_share_and_stays_in_bounds(share):
     assert low < high
     mirrored = wilson_interval(n - right, n)
     assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-12)
-
-
-def test_the_paired_interval_has_the_published_values():
-    # The example of ci.prop.ps in the R package statpsych, by the method's author
-    expected = pytest.approx((0.2548067, 0.6251933), abs=5e-7)
-    assert paired_interval(gained=26, lost=4, n=48) == expected
-
-
-def test_without_a_change_the_paired_interval_has_a_width():
-    low, high = paired_interval(0, 0, 100)
-    assert low < 0 < high and low == -high
 
 
 @FEW

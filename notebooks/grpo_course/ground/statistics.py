@@ -45,14 +45,3 @@ def mcnemar_p_value(gained: int, lost: int) -> float:
     changed = gained + lost
     tail = sum(math.comb(changed, k) for k in range(min(gained, lost) + 1))
     return min(1.0, 2 * tail / 2**changed)
-
-
-def paired_interval(gained: int, lost: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of the difference of two shares on the same n problems.
-
-    An adjusted Wald interval: one pair more of each kind that changed (Bonett and
-    Price 2012, doi:10.3102/1076998611411915).
-    """
-    more, fewer = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
-    spread = Z * math.sqrt((more + fewer - (more - fewer) ** 2) / (n + 2))
-    return more - fewer - spread, more - fewer + spread
