@@ -21,8 +21,7 @@ KAGGLE = "https://kaggle.com"
 PROSE = """\
 {badges}
 
-On Colab and Kaggle the next cell fetches the course and installs its pinned packages.
-Anywhere else it does nothing."""
+On Colab and Kaggle the next cell installs the course; elsewhere it does nothing."""
 
 CODE = """\
 import os
