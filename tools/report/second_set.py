@@ -68,8 +68,9 @@ def laid(executed, lesson: Path, made: dict[str, str]) -> nbformat.NotebookNode:
         raise ValueError(f"{lesson.name} did not run to its end: run it again.")
     if other:
         lines = [f"`{CODE_LINE.search(now.source)[0]}`" for now, _ in other]
-        told = ", ".join(filter(None, [made.get(CHANGED), *lines]))
-        made = made | {CHANGED: told}
+        told = made.get(CHANGED, "")
+        new = [line for line in dict.fromkeys(lines) if line not in told]
+        made = made | {CHANGED: ", ".join(filter(None, [told, *new]))}
     for cell, source in pairs:
         cell.outputs, cell.execution_count = source.outputs, source.execution_count
     for cell in notebook.cells:
