@@ -263,7 +263,8 @@ def test_pictures_and_the_readmes_table_are_made_of_the_tables(place, monkeypatc
         if run.plan.makes:
             write_stage(run, run.plan.makes, log_history=log)
     outcomes.collect()
-    for name in ("gpu-trials.json", "gpu-trial-curves.csv"):  # as they are committed
+    committed = ("gpu-trials.json", "gpu-trial-curves.csv", *draw_results.STEPS)
+    for name in committed:
         shutil.copy(ROOT / "results" / name, tables.RESULTS)
     monkeypatch.setattr(draw_results, "IMAGES", place / "images")
     draw_results.main()
