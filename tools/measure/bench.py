@@ -101,14 +101,12 @@ def loaded_as(name: str) -> tuple:
 
 def rows_of(names: list[str], models: Path | None, real: Path | None = None):
     """The rows of each name, from one process; a model that is not there is made."""
+    where = ["--real", real] if real else ["--models", models]
     if not real:
-        real = models / TIERS.get(switched(names[0])[0], TIERS["a100"])[1]
-        where = ["--models", models]
-        if not (real / "config.json").is_file():
-            command = [sys.executable, "-m", random_model.__name__, real]
-            subprocess.run([*command, real.name], check=True)
-    else:
-        where = ["--real", real]
+        model = models / TIERS.get(switched(names[0])[0], TIERS["a100"])[1]
+        if not (model / "config.json").is_file():
+            command = [sys.executable, "-m", random_model.__name__, model]
+            subprocess.run([*command, model.name], check=True)
     left = [*names]
     for rows in in_process(["-m", __spec__.name, *names, "--one", *where]):
         yield left.pop(0), rows
