@@ -158,18 +158,18 @@ def draw_time(curves: pd.DataFrame):
     told = results.timeline(curves.to_dict("records"))
     seconds = {row["part"]: row["seconds"] for row in told}
     loss = seconds["loss, forward"] + seconds["loss, backward"]
-    bars = {"1.5B, 256 completions\nof their own length": (seconds, loss)}
+    trials = seconds["vLLM generates"], loss, seconds["a step"]
+    bars = {"1.5B, 256 completions\nof their own length": trials}
     for table, name in STEPS.items():
         row = next(row for row in tables.read(table) if "parts" in row)
         parts = row["parts"]
-        seconds = {"vLLM generates": parts["generating"], "a step": sum(parts.values())}
-        bars[name] = seconds, parts["forward and backward"]
+        loss, whole = parts["forward and backward"], sum(parts.values())
+        bars[name] = parts["generating"], loss, whole
     fig = Figure(figsize=(9, 2.6))
     ax = fig.subplots()
-    for place, (seconds, loss) in enumerate(reversed(bars.values())):
-        generates, whole = seconds["vLLM generates"], seconds["a step"]
-        parts = {"sampling": generates, "loss": loss}
-        parts["the rest"] = whole - sum(parts.values())
+    for place, (sampling, loss, whole) in enumerate(reversed(bars.values())):
+        parts = {"sampling": sampling, "loss": loss}
+        parts["the rest"] = whole - sampling - loss
         start = 0.0
         for (part, long), colour in zip(parts.items(), PARTS, strict=True):
             ax.barh(place, long, left=start, color=colour)
